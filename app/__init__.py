@@ -1,0 +1,1 @@
+"""Countersign: a control plane in front of MLflow."""

@@ -1,0 +1,1 @@
+"""The rules of Countersign: pure tables and functions, standard library only, no clock, no I/O."""

@@ -1,0 +1,1 @@
+"""Deploys approved model versions to Ray Serve when Countersign calls."""
