@@ -1,0 +1,1 @@
+"""The outside world, one driver each: PostgreSQL, MLflow, the identity provider, storage, webhook receivers."""

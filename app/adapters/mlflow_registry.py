@@ -1,0 +1,85 @@
+"""MLflow's registry over its REST API, past the gateway. The only module that moves an alias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from app.domain.errors import CountersignError, NotFound, UpstreamUnavailable
+from app.ports import ModelVersion, RegisteredModel
+
+_API = "/api/2.0/mlflow"
+
+
+class MlflowRegistry:
+    """See ``app.ports.ModelRegistry``."""
+
+    def __init__(self, upstream_url: str) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=upstream_url,
+            timeout=httpx.Timeout(20, connect=3),
+            # A connection that a restarted MLflow dropped is not an error of this request.
+            transport=httpx.AsyncHTTPTransport(retries=1),
+        )
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def get_model(self, name: str) -> RegisteredModel:
+        answer = await self._call("GET", "/registered-models/get", {"name": name}, missing=f"There is no model {name}.")
+        model = answer["registered_model"]
+        return RegisteredModel(
+            name=model["name"],
+            created_at=int(model["creation_timestamp"]),
+            aliases={alias["alias"]: str(alias["version"]) for alias in model.get("aliases", [])},
+        )
+
+    async def get_version(self, name: str, version: str) -> ModelVersion:
+        missing = f"There is no version {version} of model {name}."
+        query = {"name": name, "version": version}
+        found = (await self._call("GET", "/model-versions/get", query, missing=missing))["model_version"]
+        location = await self._call("GET", "/model-versions/get-download-uri", query, missing=missing)
+        return ModelVersion(
+            model=name,
+            version=str(found["version"]),
+            run_id=found.get("run_id") or None,
+            source_uri=location["artifact_uri"],
+        )
+
+    async def set_alias(self, name: str, alias: str, version: str) -> None:
+        await self._call(
+            "POST",
+            "/registered-models/alias",
+            {"name": name, "alias": alias, "version": version},
+            missing=f"There is no version {version} of model {name}.",
+        )
+
+    async def check_alive(self) -> None:
+        await self._send("GET", "/health", {})
+
+    async def _call(self, method: str, path: str, values: Mapping[str, str], *, missing: str) -> dict[str, Any]:
+        response = await self._send(method, _API + path, values)
+        try:
+            answer = response.json()
+        except ValueError:
+            raise UpstreamUnavailable(f"MLflow answered {response.status_code} without JSON.") from None
+        if response.is_success and isinstance(answer, dict):
+            return answer
+        code = answer.get("error_code") if isinstance(answer, dict) else None
+        if code == "RESOURCE_DOES_NOT_EXIST":
+            raise NotFound(missing, **values)
+        raise CountersignError(f"MLflow refused {method} {path}: {code or response.status_code}.")
+
+    async def _send(self, method: str, path: str, values: Mapping[str, str]) -> httpx.Response:
+        try:
+            if method == "GET":
+                response = await self._client.get(path, params=dict(values))
+            else:
+                response = await self._client.request(method, path, json=dict(values))
+        except httpx.HTTPError as error:
+            raise UpstreamUnavailable(f"MLflow does not answer ({type(error).__name__}).") from error
+        if response.status_code >= 500 or response.status_code == 429:
+            raise UpstreamUnavailable(f"MLflow answered {response.status_code}.")
+        return response

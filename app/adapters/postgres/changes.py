@@ -1,0 +1,98 @@
+"""Wake-ups across processes: LISTEN on one connection, handed to whoever waits for a topic."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import asyncpg
+
+from app.adapters.postgres.unit_of_work import CHANGES_CHANNEL
+
+RECONNECT_S = 1.0
+
+
+class _Subscription:
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        self._changed.set()
+
+    async def wait(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        self._changed.clear()
+        return True
+
+
+class PostgresChanges:
+    """See ``app.ports.Changes``. A lost connection is made again, and everybody woken: something may have been missed."""
+
+    def __init__(self, database_url: str) -> None:
+        self._url = database_url
+        self._subscriptions: defaultdict[str, set[_Subscription]] = defaultdict(set)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._listen(), name="listen for changes")
+
+    async def close(self) -> None:
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    @asynccontextmanager
+    async def subscribe(self, topic: str) -> AsyncIterator[_Subscription]:
+        subscription = _Subscription()
+        self._subscriptions[topic].add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions[topic].discard(subscription)
+            if not self._subscriptions[topic]:
+                del self._subscriptions[topic]
+
+    def wake_all(self) -> None:
+        """End every wait, as when the process is to stop."""
+        for subscriptions in list(self._subscriptions.values()):
+            for subscription in list(subscriptions):
+                subscription.wake()
+
+    @staticmethod
+    async def _until_lost(connection: Any, lost: asyncio.Event) -> None:
+        """Ask now and then: a network that silently drops packets never says that a connection is gone."""
+        while not lost.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(10):
+                    await lost.wait()
+            if not lost.is_set():
+                await connection.execute("SELECT 1", timeout=10)
+
+    def _wake(self, _connection: object, _pid: int, _channel: str, topic: object) -> None:
+        for subscription in list(self._subscriptions.get(str(topic), ())):
+            subscription.wake()
+
+    async def _listen(self) -> None:
+        while True:
+            connection: Any = None
+            try:
+                connection = await asyncpg.connect(self._url, timeout=10)
+                lost = asyncio.Event()
+                connection.add_termination_listener(lambda _connection, lost=lost: lost.set())
+                await connection.add_listener(CHANGES_CHANNEL, self._wake)
+                self.wake_all()
+                await self._until_lost(connection, lost)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                pass
+            finally:
+                if connection is not None and not connection.is_closed():
+                    connection.terminate()
+            await asyncio.sleep(RECONNECT_S)

@@ -1,0 +1,59 @@
+"""One connection pool to our PostgreSQL, and the translation of its failures into ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from app.domain.errors import Unavailable
+
+
+def create_engine(database_url: str) -> AsyncEngine:
+    """A lazy engine: nothing connects before the first query.
+
+    Args:
+        database_url: ``postgresql://…``; the driver is ours to choose.
+    """
+    _, _, rest = database_url.partition("://")
+    return create_async_engine(
+        f"postgresql+asyncpg://{rest}",
+        pool_size=10,
+        max_overflow=10,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        connect_args={"timeout": 10, "command_timeout": 30},
+        # Errors are shown to people and logged; values may be private.
+        hide_parameters=True,
+    )
+
+
+@asynccontextmanager
+async def translated_failures() -> AsyncIterator[None]:
+    """Turn "the database does not answer" into ``Unavailable``; a wrong query stays what it is."""
+    try:
+        yield
+    except (OSError, PoolTimeout, InterfaceError, OperationalError) as error:
+        raise Unavailable("The database does not answer.") from error
+    except DBAPIError as error:
+        if error.connection_invalidated or _is_shutdown(error):
+            raise Unavailable("The database does not answer.") from error
+        raise
+
+
+def _is_shutdown(error: DBAPIError) -> bool:
+    # Class 57P: admin_shutdown, crash_shutdown, cannot_connect_now. Class 08: connection exceptions.
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return state.startswith(("57P", "08", "53300"))
+
+
+def masked(database_url: str) -> str:
+    """The URL without its password, to show to people."""
+    parts = urlsplit(database_url)
+    if parts.password:
+        return database_url.replace(f":{parts.password}@", ":***@", 1)
+    return database_url

@@ -1,0 +1,57 @@
+"""Work for the worker, queued in the caller's transaction.
+
+The queue is procrastinate's (ADR 0004). Its own client speaks psycopg and would queue on another connection, so the job would be
+there without the state that caused it, or the state without the job. Its versioned SQL function is called on ours instead.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+_DEFER = text(
+    """
+    SELECT procrastinate_defer_jobs_v1(ARRAY[
+        ROW('default', :task, 0, :lock, :queueing_lock, CAST(:args AS jsonb), :at)::procrastinate_job_to_defer_v1
+    ])
+    """
+)
+
+
+class Jobs:
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def advance_promotion(self, promotion_id: str, *, at: datetime | None = None) -> None:
+        """Have the worker do whatever is next for a promotion. One at a time per promotion; too often does no harm."""
+        await self._defer("advance_promotion", {"promotion_id": promotion_id}, lock=f"promotion:{promotion_id}", at=at)
+
+    async def deliver(self, delivery_id: str, *, at: datetime | None = None) -> None:
+        """Have the worker attempt a delivery, now or later. One at a time per delivery."""
+        await self._defer("deliver", {"delivery_id": delivery_id}, lock=f"delivery:{delivery_id}", at=at)
+
+    async def _defer(
+        self, task: str, args: dict[str, str], *, lock: str, at: datetime | None = None, once: str | None = None
+    ) -> None:
+        await self._connection.execute(
+            _DEFER, {"task": task, "lock": lock, "queueing_lock": once, "args": json.dumps(args), "at": at}
+        )
+
+    async def ensure_advancing(self, promotion_id: str) -> None:
+        """Queue a promotion unless the same sweep's job still waits: a net under whatever lost its job."""
+        await self._ensure("advance_promotion", "promotion_id", promotion_id, lock=f"promotion:{promotion_id}")
+
+    async def ensure_delivering(self, delivery_id: str) -> None:
+        """Queue a delivery unless the same sweep's job still waits."""
+        await self._ensure("deliver", "delivery_id", delivery_id, lock=f"delivery:{delivery_id}")
+
+    async def _ensure(self, task: str, name: str, value: str, *, lock: str) -> None:
+        try:
+            async with self._connection.begin_nested():
+                await self._defer(task, {name: value}, lock=lock, once=f"sweep:{lock}")
+        except IntegrityError:
+            return

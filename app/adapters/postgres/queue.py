@@ -1,0 +1,34 @@
+"""The job queue as the worker sees it (ADR 0004)."""
+
+from __future__ import annotations
+
+from procrastinate import App, BaseRetryStrategy, PsycopgConnector, RetryDecision
+from procrastinate.jobs import Job
+
+from app.domain.errors import Unavailable
+
+HEARTBEAT_S = 2.0
+DEAD_AFTER_S = 6.0
+"""A worker that has not been heard of for so long is dead, and its jobs are others'."""
+
+
+class KeepTrying(BaseRetryStrategy):
+    """Every job is tried again until it is done: soon when a part was away, less often when something unforeseen broke."""
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision:
+        longest = 5 if isinstance(exception, Unavailable) else 60
+        return RetryDecision(retry_in={"seconds": min(longest, 2 ** min(job.attempts, 6))})
+
+
+def create_queue(database_url: str) -> App:
+    """A queue that connects when it is opened."""
+    return App(connector=PsycopgConnector(conninfo=database_url, min_size=1, max_size=6))
+
+
+async def rescue_jobs_of_dead_workers(queue: App) -> int:
+    """Give the jobs of workers that were killed back to the queue; returns how many."""
+    rescued = 0
+    for job in await queue.job_manager.get_stalled_jobs(seconds_since_heartbeat=DEAD_AFTER_S):
+        await queue.job_manager.retry_job(job)
+        rescued += 1
+    return rescued

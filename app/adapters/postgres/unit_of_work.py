@@ -1,0 +1,117 @@
+"""The unit of work: one transaction, its repositories, and what goes out with it.
+
+::
+
+    async with database.unit_of_work() as work:
+        ...
+        await work.commit()
+
+leaves nothing behind unless ``commit`` was reached. State, audit entries, jobs and wake-ups are written in one transaction.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.adapters.postgres.aliases import AliasHolders
+from app.adapters.postgres.audit import AuditLog
+from app.adapters.postgres.deliveries import Deliveries
+from app.adapters.postgres.deployments import Deployments
+from app.adapters.postgres.engine import create_engine, translated_failures
+from app.adapters.postgres.jobs import Jobs
+from app.adapters.postgres.policies import Policies
+from app.adapters.postgres.promotions import Promotions
+from app.adapters.postgres.targets import Targets
+from app.domain.audit import Entry
+
+CHANGES_CHANNEL = "countersign_changes"
+
+
+class UnitOfWork:
+    """See the module. Not to be shared between tasks."""
+
+    promotions: Promotions
+    policies: Policies
+    targets: Targets
+    aliases: AliasHolders
+    deployments: Deployments
+    deliveries: Deliveries
+    audit: AuditLog
+    jobs: Jobs
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._stack = AsyncExitStack()
+        self._connection: AsyncConnection | None = None
+        self._entries: list[Entry] = []
+        self._topics: set[str] = set()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(translated_failures())
+        connection = await self._stack.enter_async_context(self._engine.connect())
+        self._connection = connection
+        self.promotions = Promotions(connection)
+        self.policies = Policies(connection)
+        self.targets = Targets(connection)
+        self.aliases = AliasHolders(connection)
+        self.deployments = Deployments(connection)
+        self.deliveries = Deliveries(connection)
+        self.audit = AuditLog(connection)
+        self.jobs = Jobs(connection)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        # Closing the connection rolls back what was not committed.
+        return await self._stack.__aexit__(kind, error, trace)
+
+    def record(self, entry: Entry) -> None:
+        """Add an audit entry to this transaction."""
+        self._entries.append(entry)
+
+    def announce(self, topic: str) -> None:
+        """Wake whoever waits for ``topic``, on any process, when this transaction is committed."""
+        self._topics.add(topic)
+
+    async def commit(self) -> None:
+        """Write the audit entries, announce, commit. The last line of a use case.
+
+        The chain of the audit log has one end, so its lock comes last and is held for the shortest time.
+        """
+        if self._connection is None:
+            raise RuntimeError("the unit of work was not entered")
+        for topic in sorted(self._topics):
+            await self._connection.execute(
+                text("SELECT pg_notify(:channel, :topic)"), {"channel": CHANGES_CHANNEL, "topic": topic}
+            )
+        await self.audit.append(self._entries)
+        await self._connection.commit()
+        self._entries, self._topics = [], set()
+
+
+class Database:
+    """Our PostgreSQL."""
+
+    def __init__(self, database_url: str) -> None:
+        self._engine = create_engine(database_url)
+
+    def unit_of_work(self) -> UnitOfWork:
+        return UnitOfWork(self._engine)
+
+    async def check_alive(self) -> None:
+        """Return when the database answers and has our tables.
+
+        Raises:
+            Unavailable: it does not.
+        """
+        async with translated_failures(), self._engine.connect() as connection:
+            await connection.execute(text("SELECT 1 FROM audit_entries LIMIT 1"))
+
+    async def close(self) -> None:
+        await self._engine.dispose()

@@ -1,0 +1,89 @@
+"""Names of models, versions and aliases, and ``models:/`` URIs, in the one spelling that is accepted.
+
+MLflow takes several spellings for one version (``"02"``, ``" 2 "``, ``"٢"``) and alias names in any script, with a trailing
+newline even (measured on 3.17). What is promoted is compared and recorded, so each name has one spelling here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from app.domain.errors import InvalidInput, Unresolvable
+
+_ALIAS = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_RESERVED_ALIAS = re.compile(r"latest|v[0-9]+", re.IGNORECASE)
+_MODEL_MAX = 256
+_STAGES = frozenset({"none", "staging", "production", "archived"})
+
+
+def check_alias(value: str, *, field: str = "alias") -> str:
+    """The alias, if it is one.
+
+    Raises:
+        InvalidInput: unless it is 1 to 255 of ``A-Z a-z 0-9 _ -`` and not reserved by MLflow (``latest``, ``v7``).
+    """
+    if not _ALIAS.fullmatch(value):
+        raise InvalidInput(field, "expected 1 to 255 letters, digits, `_` or `-` (ASCII)")
+    if _RESERVED_ALIAS.fullmatch(value):
+        raise InvalidInput(field, f"{value} is reserved by MLflow")
+    return value
+
+
+def check_version(value: str, *, field: str = "version") -> str:
+    """The version, if it is a whole number from 1 without leading zeros.
+
+    Raises:
+        InvalidInput: otherwise.
+    """
+    if not _VERSION.fullmatch(value) or not value.isascii():
+        raise InvalidInput(field, "expected a whole number from 1, as in \"7\"")
+    return value
+
+
+def check_model(value: str, *, field: str = "model") -> str:
+    """The model's name, if MLflow could have given it.
+
+    Raises:
+        InvalidInput: when it is empty, longer than 256 characters, or holds ``/``, ``:`` or a control character.
+    """
+    if not value.strip() or len(value) > _MODEL_MAX:
+        raise InvalidInput(field, f"expected a name of 1 to {_MODEL_MAX} characters")
+    if any(character in "/:" or not character.isprintable() for character in value):
+        raise InvalidInput(field, "expected a name without `/`, `:` and control characters")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReference:
+    """``models:/name@alias`` or ``models:/name/7``: exactly one of ``alias`` and ``version`` is set."""
+
+    model: str
+    alias: str | None = None
+    version: str | None = None
+
+
+def parse_models_uri(uri: str) -> ModelReference:
+    """Read a ``models:/`` URI as MLflow writes it; the name may be percent-encoded.
+
+    Raises:
+        InvalidInput: it is not such a URI.
+        Unresolvable: it is one whose meaning moves by itself (``latest``, a stage).
+    """
+    expected = "expected models:/<name>@<alias> or models:/<name>/<version>"
+    if not uri.startswith("models:/") or uri.startswith("models://"):
+        raise InvalidInput("uri", expected)
+    rest = uri.removeprefix("models:/")
+    if "@" in rest:
+        name, _, alias = rest.rpartition("@")
+        if alias.casefold() == "latest":
+            raise Unresolvable("`@latest` is whichever version was registered last, and anybody can register one.")
+        return ModelReference(check_model(unquote(name), field="uri"), alias=check_alias(alias, field="uri"))
+    name, slash, version = rest.rpartition("/")
+    if not slash:
+        raise InvalidInput("uri", expected)
+    if version.casefold() == "latest" or version.casefold() in _STAGES:
+        raise Unresolvable(f"`{version}` is not a fixed version; name a version or an alias.")
+    return ModelReference(check_model(unquote(name), field="uri"), version=check_version(version, field="uri"))

@@ -1,0 +1,50 @@
+"""What each error means at the edge: problem type, title, HTTP status and MLflow's error code.
+
+``/control/v1`` shows RFC 9457 problems, MLflow's own paths show MLflow's shape. Both read this table, which is total over
+the family of ``app/domain/errors.py`` (``tests/architecture`` holds it so).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.domain import errors
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One row. ``mlflow_code`` is a name that MLflow's client knows (``mlflow.protos.databricks_pb2.ErrorCode``)."""
+
+    slug: str
+    title: str
+    status: int
+    mlflow_code: str
+
+
+PROBLEMS: Mapping[type[errors.CountersignError], Problem] = {
+    errors.CountersignError: Problem("internal", "Something broke", 500, "INTERNAL_ERROR"),
+    errors.InvalidConfiguration: Problem("configuration", "The configuration is wrong", 500, "INTERNAL_ERROR"),
+    errors.InvalidInput: Problem("invalid-input", "The input is invalid", 400, "INVALID_PARAMETER_VALUE"),
+    errors.NotAuthenticated: Problem("not-authenticated", "A valid access token is needed", 401, "UNAUTHENTICATED"),
+    errors.Forbidden: Problem("forbidden", "Not allowed", 403, "PERMISSION_DENIED"),
+    errors.SelfApproval: Problem("self-approval", "A second person must decide", 403, "PERMISSION_DENIED"),
+    errors.NotAnApprover: Problem("not-an-approver", "The policy does not name you", 403, "PERMISSION_DENIED"),
+    errors.PromotionRequired: Problem("promotion-required", "A promotion is needed", 403, "PERMISSION_DENIED"),
+    errors.Governed: Problem("governed", "A promotion rests on this", 403, "PERMISSION_DENIED"),
+    errors.RouteRefused: Problem("route-refused", "This route is closed", 403, "PERMISSION_DENIED"),
+    errors.UnknownRoute: Problem("unknown-route", "No such route", 404, "ENDPOINT_NOT_FOUND"),
+    errors.NotFound: Problem("not-found", "Not found", 404, "RESOURCE_DOES_NOT_EXIST"),
+    errors.Conflict: Problem("conflict", "The state forbids it", 409, "RESOURCE_CONFLICT"),
+    errors.IllegalMove: Problem("illegal-move", "The promotion's state forbids it", 409, "RESOURCE_CONFLICT"),
+    errors.AlreadyDecided: Problem("already-decided", "Already decided", 409, "RESOURCE_CONFLICT"),
+    errors.Unsupported: Problem("unsupported", "Not offered", 501, "NOT_IMPLEMENTED"),
+    errors.Unresolvable: Problem("unresolvable", "No physical address", 422, "INVALID_PARAMETER_VALUE"),
+    errors.Unavailable: Problem("unavailable", "A part does not answer", 503, "TEMPORARILY_UNAVAILABLE"),
+    errors.UpstreamUnavailable: Problem("upstream-unavailable", "MLflow does not answer", 503, "TEMPORARILY_UNAVAILABLE"),
+}
+
+
+def problem_of(error: errors.CountersignError) -> Problem:
+    """The row of an error: its own, or that of its nearest ancestor."""
+    return next(PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS)

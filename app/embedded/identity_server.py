@@ -1,0 +1,160 @@
+"""Canaille, an OpenID provider, with the demo people and clients in it. Runs as a process of its own.
+
+Canaille is used as published: this module writes its configuration, makes sure that people, groups and clients exist, and serves
+it with Hypercorn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+from app.embedded.environment import DataFolder, secret, write_atomically
+from app.embedded.identity import (
+    AUDIENCE,
+    CLIENT,
+    PEOPLE,
+    SCOPES,
+    TOKEN_LIFETIME_S,
+    password_of,
+)
+from app.embedded.ports import LOOPBACK
+
+
+def write_configuration(folder: DataFolder, port: int) -> Path:
+    """Canaille's TOML. The signing key and the session key are kept, so that a restart invalidates nothing."""
+    import tomlkit
+    from joserfc.jwk import RSAKey
+
+    _, key = secret(folder, "identity-key.jwk", lambda: json.dumps(RSAKey.generate_key(2048).as_dict(private=True)))
+    _, session_key = secret(folder, "identity-session.key", lambda: secrets.token_urlsafe(32))
+    configuration = {
+        "SECRET_KEY": session_key,
+        "SERVER_NAME": f"{LOOPBACK}:{port}",
+        "PREFERRED_URL_SCHEME": "http",
+        "DEBUG": False,
+        "OAUTH2_TOKEN_EXPIRES_IN": {"password": TOKEN_LIFETIME_S, "refresh_token": TOKEN_LIFETIME_S},
+        "CANAILLE": {
+            "NAME": "Countersign demo",
+            "DATABASE": "sql",
+            "LANGUAGE": "en",
+            "ENABLE_PASSWORD_RECOVERY": False,
+            # Nobody may rename themselves or make groups: names and groups decide who may approve.
+            "ACL": {
+                "DEFAULT": {"PERMISSIONS": ["use_oidc"], "READ": ["user_name", "groups"], "WRITE": []},
+                "ADMINISTRATORS": {
+                    "FILTER": {"groups": "administrators"},
+                    "PERMISSIONS": ["use_oidc", "manage_users", "manage_all_groups", "manage_oidc"],
+                    "WRITE": ["groups", "display_name", "given_name", "family_name", "emails", "password", "lock_date"],
+                },
+            },
+        },
+        "CANAILLE_SQL": {"DATABASE_URI": f"sqlite:///{folder.identity / 'canaille.sqlite'}"},
+        "CANAILLE_OIDC": {"ACTIVE_JWKS": [json.loads(key)]},
+    }
+    path = folder.identity / "canaille.toml"
+    write_atomically(path, tomlkit.dumps(configuration))
+    return path
+
+
+def create_provider(configuration: Path) -> Any:
+    """The Flask application, its database migrated."""
+    import os
+
+    from canaille.hypercorn.app import create_app  # type: ignore[import-untyped, unused-ignore]
+
+    os.environ["CANAILLE_CONFIG"] = str(configuration)
+    # Without this it would look for a mail server on this machine, and TOML has no way to say none.
+    return create_app(config={"CANAILLE": {"SMTP": None}}, wrap_asgi=False)
+
+
+def provision(application: Any, folder: DataFolder) -> None:
+    """Make sure that demo people, groups and clients exist, with the passwords kept in the data folder."""
+    from canaille.backends import Backend  # type: ignore[import-untyped, unused-ignore]
+
+    with application.app_context(), Backend.instance.session():
+        for name, group in PEOPLE.items():
+            person = _person(name, password_of(folder, name))
+            _membership(group, person)
+        resource = _client(AUDIENCE, client_name="Countersign", client_secret=secret_of(folder, AUDIENCE))
+        _client(
+            CLIENT,
+            client_name="Countersign command line",
+            token_endpoint_auth_method="none",
+            id_token_signed_response_alg="RS256",  # of access tokens too
+            # No grant that issues ID tokens: Canaille gives them the audience of access tokens, and the gateway tells
+            # the two apart by audience alone.
+            grant_types=["password", "refresh_token"],
+            scope=SCOPES.split(),
+            audience=[resource],
+        )
+
+
+def secret_of(folder: DataFolder, client: str) -> str:
+    """The secret of a confidential client."""
+    return secret(folder, f"{client}.client-secret", lambda: secrets.token_urlsafe(32))[1]
+
+
+def _person(name: str, password: str) -> Any:
+    from canaille.app import models  # type: ignore[import-untyped, unused-ignore]
+    from canaille.backends import Backend  # type: ignore[import-untyped, unused-ignore]
+
+    person = Backend.instance.get(models.User, user_name=name)
+    if person is None:
+        title = name.replace("-", " ").capitalize()
+        person = models.User(user_name=name, formatted_name=title, family_name=title, display_name=name)
+        person.emails = [f"{name}@example.org"]
+    if person.password != password:
+        person.password = password
+    Backend.instance.save(person)
+    return person
+
+
+def _membership(group_name: str, person: Any) -> None:
+    from canaille.app import models  # type: ignore[import-untyped, unused-ignore]
+    from canaille.backends import Backend  # type: ignore[import-untyped, unused-ignore]
+
+    group = Backend.instance.get(models.Group, display_name=group_name)
+    if group is None:
+        group = models.Group(display_name=group_name, members=[person])
+    elif person not in group.members:
+        group.members = [*group.members, person]
+    Backend.instance.save(group)
+
+
+def _client(client_id: str, *, audience: list[Any] | None = None, **attributes: Any) -> Any:
+    from canaille.app import models  # type: ignore[import-untyped, unused-ignore]
+    from canaille.backends import Backend  # type: ignore[import-untyped, unused-ignore]
+
+    client = Backend.instance.get(models.Client, client_id=client_id)
+    if client is None:
+        client = models.Client(client_id=client_id, client_id_issued_at=datetime.datetime.now(datetime.UTC))
+    for name, value in {"grant_types": [], "response_types": [], "redirect_uris": [], **attributes}.items():
+        setattr(client, name, value)
+    Backend.instance.save(client)
+    client.audience = audience if audience is not None else [client]
+    Backend.instance.save(client)
+    return client
+
+
+def serve(folder: DataFolder, port: int) -> None:
+    """Serve until SIGTERM."""
+    from asgiref.wsgi import WsgiToAsgi
+    from hypercorn.asyncio import serve as serve_asgi
+    from hypercorn.config import Config
+
+    application = create_provider(write_configuration(folder, port))
+    provision(application, folder)
+    config = Config()
+    config.bind = [f"{LOOPBACK}:{port}"]
+    config.accesslog = None
+    asyncio.run(serve_asgi(WsgiToAsgi(application), config))  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    serve(DataFolder(Path(sys.argv[1])), int(sys.argv[2]))

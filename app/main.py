@@ -1,0 +1,106 @@
+"""One ASGI application: a switch by path between MLflow (the proxy) and ours (the routers)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, FastAPI
+from prometheus_fastapi_instrumentator import Instrumentator
+
+from app.bootstrap import Gateway, open_gateway
+from app.routers import aliases, deployments, operations, promotions, records, resolution
+from app.routers.problems import install_problem_handlers
+from app.settings import Settings
+from app.telemetry import new_request_id
+
+Scope = MutableMapping[str, Any]
+Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
+
+OURS = re.compile(r"/(?:control|console|auth|\.well-known|livez|readyz|metrics)(?:/.*)?", re.DOTALL)
+"""Paths that are ours; every other one is MLflow's."""
+
+DESCRIPTION = """\
+Countersign stands in front of MLflow. A protected alias moves only through an approved *promotion*.
+Send an access token of the configured issuer: `Authorization: Bearer <token>`. Errors are RFC 9457 problems.
+"""
+
+
+def create_app(settings: Settings) -> Application:
+    """The gateway. Nothing connects before it is started."""
+    return Application(settings)
+
+
+class Application:
+    """Switches, and lends each request an id that is logged and answered as ``X-Request-Id``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._gateway: Gateway | None = None
+        self._control = _control_plane()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        assert self._gateway is not None  # the server starts the lifespan first
+        app = self._control if OURS.fullmatch(scope["path"]) else self._gateway.proxy
+        if scope["type"] != "http":
+            await self._gateway.proxy(scope, receive, send)
+            return
+        request_id = new_request_id()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+
+        async def send_with_id(event: Event) -> None:
+            if event["type"] == "http.response.start":
+                event["headers"] = [*event.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(event)
+
+        await app(scope, receive, send_with_id)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            async with self._open():
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+                # Whoever waits for a change is answered now, so that the server can stop.
+                if self._gateway:
+                    self._gateway.changes.wake_all()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[None]:
+        async with open_gateway(self._settings) as gateway:
+            self._control.state.services = gateway.services
+            self._gateway = gateway
+            yield
+
+
+def _control_plane() -> FastAPI:
+    app = FastAPI(
+        title="Countersign",
+        version="1",
+        description=DESCRIPTION,
+        openapi_url="/control/v1/openapi.json",
+        docs_url="/control/docs",
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    control = APIRouter(prefix="/control/v1")
+    for part in (promotions, aliases, resolution, deployments, records):
+        control.include_router(part.router)
+    app.include_router(control)
+    app.include_router(operations.router)
+    install_problem_handlers(app)
+    Instrumentator(excluded_handlers=["/livez", "/readyz", "/metrics"]).instrument(app)
+    return app

@@ -1,0 +1,37 @@
+"""Refusals on MLflow's paths, in the shape that MLflow's client reads."""
+
+from __future__ import annotations
+
+import json
+
+from app.domain.errors import CountersignError, NotAuthenticated, Unavailable
+from app.domain.problems import problem_of
+from app.proxy.asgi import Outbound
+
+
+async def answer_error(answer: Outbound, error: CountersignError, public_url: str) -> None:
+    """Say no: ``{"error_code", "message", …}`` with the status of ``app/domain/problems.py``.
+
+    Extra members survive in the client's ``RestException.json``; a body that is no JSON object would be lost.
+    """
+    problem = problem_of(error)
+    members = {**error.details, "error_code": problem.mlflow_code, "message": error.message}
+    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    if isinstance(error, NotAuthenticated):
+        headers.append((b"www-authenticate", _challenge(error, public_url)))
+    if isinstance(error, Unavailable):
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
+    await answer.answer(problem.status, headers, json.dumps(members, default=str).encode())
+
+
+def _challenge(error: NotAuthenticated, public_url: str) -> bytes:
+    """RFC 6750 section 3, with the pointer of RFC 9728 section 5.1."""
+    parts = {"realm": "countersign", "resource_metadata": f"{public_url}/.well-known/oauth-protected-resource"}
+    if error.error:
+        parts |= {"error": error.error, "error_description": _quotable(error.message)}
+    return ("Bearer " + ", ".join(f'{name}="{value}"' for name, value in parts.items())).encode("ascii")
+
+
+def _quotable(text: str) -> str:
+    """Only what ``error_description`` may hold: %x20-21 / %x23-5B / %x5D-7E."""
+    return "".join(character if " " <= character <= "~" and character not in '"\\' else "'" for character in text)

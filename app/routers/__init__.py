@@ -1,0 +1,1 @@
+"""Our REST API: HTTP only. Parse, one service call, a schema back."""

@@ -1,0 +1,81 @@
+"""``/deployments`` and ``/deliveries``: what runs where, what deployers report, and what was sent to them."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from pydantic import ValidationError
+
+from app.domain.access import Permission
+from app.domain.errors import InvalidInput
+from app.routers.access import GuardedRoute, needs, public
+from app.routers.schemas.deployments import (
+    DeliveryAnswer,
+    DeliveryDetail,
+    DeploymentAnswer,
+    StatusEvent,
+    Taken,
+    delivery_detail,
+)
+from app.routers.schemas.shared import Cursor, Limit, Page, read_cursor, write_cursor
+from app.routers.services import ServicesOf
+
+router = APIRouter(route_class=GuardedRoute)
+
+
+@router.get("/deployments", response_model=Page[DeploymentAnswer], tags=["deployments"])
+@needs(Permission.DEPLOYMENTS_READ)
+async def list_deployments(
+    services: ServicesOf, model: str | None = None, target: str | None = None
+) -> Page[DeploymentAnswer]:
+    """What is desired and observed on each target, by target and model."""
+    found = await services.deployments.find(model=model, target=target)
+    return Page[DeploymentAnswer](
+        items=[DeploymentAnswer.model_validate(deployment) for deployment in found], next_cursor=None
+    )
+
+
+@router.get("/deployments/{deployment_id}", response_model=DeploymentAnswer, tags=["deployments"])
+@needs(Permission.DEPLOYMENTS_READ)
+async def get_deployment(deployment_id: str, services: ServicesOf) -> DeploymentAnswer:
+    """One deployment."""
+    return DeploymentAnswer.model_validate(await services.deployments.get(deployment_id))
+
+
+@router.post("/deployments/{deployment_id}/status", response_model=Taken, tags=["deployments"])
+@public("deployers sign the call itself (Standard Webhooks), with the secret of their target")
+async def report_status(deployment_id: str, request: Request, services: ServicesOf) -> Taken:
+    """A deployer's report: a CloudEvent `countersign.deployment.status.v1`, signed with the target's callback secret."""
+    body = await request.body()
+    await services.callbacks.verify(deployment_id, request.headers, body)
+    try:
+        event = StatusEvent.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise InvalidInput(".".join(str(part) for part in first["loc"]) or "body", first["msg"]) from None
+    if event.id != request.headers.get("webhook-id"):
+        raise InvalidInput("id", "expected the same as the webhook-id header")
+    if event.data.deployment_id != deployment_id:
+        raise InvalidInput("data.deployment_id", "expected the deployment that the address names")
+    before, after = await services.deployments.report(deployment_id, event.data.report())
+    return Taken(result="taken" if before != after else "ignored", phase=after.phase)
+
+
+@router.get("/deliveries", response_model=Page[DeliveryAnswer], tags=["deliveries"])
+@needs(Permission.DELIVERIES_READ)
+async def list_deliveries(
+    services: ServicesOf, target: str | None = None, limit: Limit = 50, cursor: Cursor = None
+) -> Page[DeliveryAnswer]:
+    """Newest first."""
+    found = await services.deliveries.page(before=read_cursor(cursor), limit=limit, target=target)
+    last = found[-1] if len(found) == limit else None
+    return Page[DeliveryAnswer](
+        items=[DeliveryAnswer.model_validate(delivery) for delivery in found],
+        next_cursor=write_cursor(last.created_at, last.id) if last else None,
+    )
+
+
+@router.get("/deliveries/{delivery_id}", response_model=DeliveryDetail, tags=["deliveries"])
+@needs(Permission.DELIVERIES_READ)
+async def get_delivery(delivery_id: str, services: ServicesOf) -> DeliveryDetail:
+    """One delivery with every attempt: what was sent, and what was answered."""
+    return delivery_detail(*await services.deliveries.get(delivery_id))

@@ -1,0 +1,111 @@
+"""Every error as an RFC 9457 problem."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app.domain.errors import CountersignError, Forbidden, NotAuthenticated, Unavailable
+from app.domain.problems import problem_of
+from app.routers.services import Services
+from app.telemetry import DENIALS
+
+_log = structlog.stdlib.get_logger(__name__)
+
+DOCUMENTATION = "https://countersign.readthedocs.io/problems#"
+
+
+def problem_response(
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    slug: str,
+    members: Mapping[str, object] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """A problem document. ``members`` are shown beside the standard ones."""
+    document = {"type": f"{DOCUMENTATION}{slug}", "title": title, "status": status, "detail": detail}
+    return JSONResponse(
+        document | {name: value for name, value in (members or {}).items() if name not in document},
+        status_code=status,
+        media_type="application/problem+json",
+        headers=dict(headers or {}),
+    )
+
+
+def challenge(error: NotAuthenticated, *, public_url: str) -> str:
+    """What a caller without a valid token is told (RFC 6750 section 3, RFC 9728 section 5.1)."""
+    parts = ['realm="countersign"', f'resource_metadata="{public_url}/.well-known/oauth-protected-resource"']
+    if error.error:
+        parts += [f'error="{error.error}"', f'error_description="{error.message}"']
+    return "Bearer " + ", ".join(parts)
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Answer problems wherever an error leaves a router."""
+    app.add_exception_handler(CountersignError, _countersign_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _countersign_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, CountersignError)
+    services: Services = request.app.state.services
+    row = problem_of(error)
+    headers = {}
+    if isinstance(error, NotAuthenticated):
+        headers["WWW-Authenticate"] = challenge(error, public_url=services.public_url)
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(error.retry_after_s)
+    if isinstance(error, NotAuthenticated | Forbidden):
+        DENIALS.labels(problem=row.slug).inc()
+    if isinstance(error, Forbidden):
+        await _record_denial(request, services, error)
+    if row.status >= 500:
+        _log.warning("request_failed", path=request.url.path, problem=row.slug, detail=error.message)
+    return problem_response(
+        row.status, row.title, error.message, slug=row.slug, members=error.details, headers=headers
+    )
+
+
+async def _record_denial(request: Request, services: Services, error: Forbidden) -> None:
+    principal = getattr(request.state, "principal", None)
+    try:
+        await services.audit.record_denial(principal, what=f"{request.method} {request.url.path}", error=error)
+    except CountersignError as failure:
+        # The refusal stands though it cannot be recorded.
+        _log.error("denial_not_recorded", path=request.url.path, detail=failure.message)  # noqa: TRY400
+
+
+async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    wrong = [
+        {"field": ".".join(str(part) for part in item["loc"][1:]) or str(item["loc"][0]), "expected": item["msg"]}
+        for item in error.errors()
+    ]
+    detail = "; ".join(f"{item['field']}: {item['expected']}" for item in wrong)
+    return problem_response(
+        400, "The input is invalid", detail, slug="invalid-input", members={"errors": wrong, "field": wrong[0]["field"]}
+    )
+
+
+async def _http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    detail = {
+        404: f"There is no {request.url.path}.",
+        405: f"{request.method} is not offered for {request.url.path}.",
+    }.get(error.status_code, str(error.detail))
+    slug = {404: "unknown-route", 405: "unknown-method", 413: "too-large"}.get(error.status_code, "http")
+    return problem_response(error.status_code, str(error.detail), detail, slug=slug, headers=error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    _log.error("unexpected_error", path=request.url.path, exc_info=error)
+    return problem_response(500, "Something broke", "Countersign failed to handle this.", slug="internal")

@@ -1,0 +1,133 @@
+"""``/promotions``: ask, list, follow, decide, withdraw."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+
+from app.domain.access import Permission
+from app.domain.promotions import Filter, Outcome, Promotion, State
+from app.routers.access import CurrentPrincipal, GuardedRoute, needs
+from app.routers.schemas.promotions import (
+    CreatePromotion,
+    PromotionAnswer,
+    PromotionDetail,
+    Reason,
+    promotion_answer,
+    promotion_detail,
+)
+from app.routers.schemas.shared import Cursor, Limit, Page, Wait, read_cursor, write_cursor
+from app.routers.services import ServicesOf
+
+router = APIRouter(prefix="/promotions", tags=["promotions"], route_class=GuardedRoute)
+
+
+@router.post("", status_code=201, response_model=PromotionAnswer)
+@needs(Permission.PROMOTIONS_REQUEST)
+async def create_promotion(
+    body: CreatePromotion, principal: CurrentPrincipal, services: ServicesOf, response: Response
+) -> PromotionAnswer:
+    """Ask for a promotion. Asking again for the same version answers 200 with the same promotion."""
+    promotion, is_new = await services.promotions.create(
+        principal, model=body.model, alias=body.alias, version=body.version, reason=body.reason
+    )
+    response.status_code = 201 if is_new else 200
+    return _answer(promotion, services, response)
+
+
+@router.get("", response_model=Page[PromotionAnswer])
+@needs(Permission.PROMOTIONS_READ)
+async def list_promotions(
+    principal: CurrentPrincipal,
+    services: ServicesOf,
+    model: str | None = None,
+    alias: str | None = None,
+    state: Annotated[list[State] | None, Query(description="Repeat for several.")] = None,
+    *,
+    mine: Annotated[bool, Query(description="Only those you asked for.")] = False,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Page[PromotionAnswer]:
+    """Newest first."""
+    wanted = Filter(
+        model=model,
+        alias=alias,
+        states=tuple(state) if state else None,
+        requested_by=principal.id if mine else None,
+    )
+    found = await services.promotions.page(wanted, before=read_cursor(cursor), limit=limit)
+    last = found[-1] if len(found) == limit else None
+    return Page[PromotionAnswer](
+        items=[promotion_answer(promotion, public_url=services.public_url) for promotion in found],
+        next_cursor=write_cursor(last.created_at, last.id) if last else None,
+    )
+
+
+@router.get("/{promotion_id}", response_model=PromotionDetail)
+@needs(Permission.PROMOTIONS_READ)
+async def get_promotion(
+    promotion_id: str,
+    services: ServicesOf,
+    response: Response,
+    wait: Wait = 0,
+    if_none_match: Annotated[str | None, Header(description="The ETag seen last: wait until it is another.")] = None,
+) -> PromotionDetail:
+    """One promotion. With `wait`, answers as soon as it changes, or at once when it is settled."""
+    if wait:
+        promotion = await services.promotions.wait(promotion_id, seen_revision=_revision(if_none_match), timeout_s=wait)
+    else:
+        promotion = await services.promotions.get(promotion_id)
+    deployments = await services.deployments.of_promotion(promotion.id)
+    response.headers["ETag"] = _etag(promotion)
+    return promotion_detail(promotion, deployments, public_url=services.public_url)
+
+
+@router.post("/{promotion_id}/approve", response_model=PromotionAnswer)
+@needs(Permission.PROMOTIONS_DECIDE)
+async def approve_promotion(
+    promotion_id: str, principal: CurrentPrincipal, services: ServicesOf, response: Response, body: Reason | None = None
+) -> PromotionAnswer:
+    """Say yes. Who asked for it cannot, whatever their role."""
+    reason = body.reason if body else ""
+    promotion = await services.promotions.decide(principal, promotion_id, Outcome.APPROVE, reason=reason)
+    return _answer(promotion, services, response)
+
+
+@router.post("/{promotion_id}/reject", response_model=PromotionAnswer)
+@needs(Permission.PROMOTIONS_DECIDE)
+async def reject_promotion(
+    promotion_id: str, principal: CurrentPrincipal, services: ServicesOf, response: Response, body: Reason | None = None
+) -> PromotionAnswer:
+    """Say no. One rejection closes the promotion."""
+    reason = body.reason if body else ""
+    promotion = await services.promotions.decide(principal, promotion_id, Outcome.REJECT, reason=reason)
+    return _answer(promotion, services, response)
+
+
+@router.post("/{promotion_id}/withdraw", response_model=PromotionAnswer)
+@needs(Permission.PROMOTIONS_REQUEST)
+async def withdraw_promotion(
+    promotion_id: str, principal: CurrentPrincipal, services: ServicesOf, response: Response, body: Reason | None = None
+) -> PromotionAnswer:
+    """Take back what you asked for, before it is applied."""
+    promotion = await services.promotions.withdraw(principal, promotion_id, reason=body.reason if body else "")
+    return _answer(promotion, services, response)
+
+
+def _answer(promotion: Promotion, services: ServicesOf, response: Response) -> PromotionAnswer:
+    response.headers["ETag"] = _etag(promotion)
+    response.headers["Location"] = f"{services.public_url}/control/v1/promotions/{promotion.id}"
+    return promotion_answer(promotion, public_url=services.public_url)
+
+
+def _etag(promotion: Promotion) -> str:
+    return f'"{promotion.id}.{promotion.revision}"'
+
+
+def _revision(etag: str | None) -> int | None:
+    """The revision in one of our ETags; -1, which no promotion has, in any other."""
+    if etag is None:
+        return None
+    number = etag.strip().removeprefix("W/").strip('"').rpartition(".")[2]
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else -1

@@ -1,0 +1,109 @@
+"""Deployments, what deployers report, and deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.domain.deliveries import Attempt, Delivery, DeliveryState
+from app.domain.deployments import Phase, Report
+from app.routers.schemas.shared import Answer
+
+
+class DeploymentAnswer(Answer):
+    """Desired and observed state of one model on one target."""
+
+    id: str
+    target: str
+    model: str
+    version: str
+    generation: int = Field(description="Counts up by one whenever what is desired changes.")
+    observed_generation: int
+    phase: Phase
+    reason: str
+    message: str
+    uri: str
+    digest: str
+    promotion_id: str
+    requested_at: datetime
+    updated_at: datetime
+
+
+class ReportedStatus(BaseModel):
+    """`data` of a deployer's status event. Members that we do not know are ignored: deployers may tell more."""
+
+    model_config = ConfigDict(strict=True)
+
+    deployment_id: str
+    generation: int = Field(ge=1)
+    observed_generation: int = Field(ge=0)
+    sequence: int = Field(ge=1, lt=2**62)
+    phase: Literal["Accepted", "Progressing", "Ready", "Failed", "Superseded"]
+    reason: str = Field(default="", max_length=200)
+    message: str = Field(default="", max_length=10_000)
+
+    def report(self) -> Report:
+        return Report(
+            generation=self.generation,
+            observed_generation=self.observed_generation,
+            sequence=self.sequence,
+            phase=Phase(self.phase),
+            # PostgreSQL's text holds no NUL.
+            reason=self.reason.replace("\x00", ""),
+            message=self.message.replace("\x00", ""),
+        )
+
+
+class StatusEvent(BaseModel):
+    """A CloudEvent (structured mode) that tells how a deployment is."""
+
+    specversion: Literal["1.0"]
+    id: str = Field(min_length=1, max_length=200)
+    type: Literal["countersign.deployment.status.v1"]
+    data: ReportedStatus
+
+
+class Taken(Answer):
+    """Whether the report changed anything."""
+
+    result: Literal["taken", "ignored"]
+    phase: Phase
+
+
+class DeliveryAnswer(Answer):
+    """One message to one target."""
+
+    id: str
+    target: str
+    event_type: str
+    subject: str
+    generation: int
+    state: DeliveryState
+    attempts: int
+    created_at: datetime
+    next_attempt_at: datetime
+
+
+class AttemptAnswer(Answer):
+    number: int
+    started_at: datetime
+    duration_ms: int
+    status: int | None
+    error: str | None
+    response: str
+
+
+class DeliveryDetail(DeliveryAnswer):
+    payload: Mapping[str, object]
+    log: Sequence[AttemptAnswer]
+
+
+def delivery_detail(delivery: Delivery, attempts: Sequence[Attempt]) -> DeliveryDetail:
+    return DeliveryDetail(
+        **DeliveryAnswer.model_validate(delivery).model_dump(),
+        payload=delivery.payload,
+        log=[AttemptAnswer.model_validate(attempt) for attempt in attempts],
+    )

@@ -1,0 +1,64 @@
+"""What every schema shares: strict requests, and pages with an opaque cursor."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Generic, TypeVar
+
+from fastapi import Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.domain.errors import InvalidInput
+
+Item = TypeVar("Item")
+
+
+class Request(BaseModel):
+    """What callers send: unknown fields are errors, so that a misspelt one is not lost silently."""
+
+    model_config = ConfigDict(extra="forbid", str_max_length=10_000)
+
+
+class Answer(BaseModel):
+    """What we answer. Fields may be added in a later release; none is removed."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Page(Answer, Generic[Item]):
+    """Some items, and the cursor for those after them."""
+
+    items: Sequence[Item]
+    next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last one.")
+
+
+Limit = Annotated[int, Query(ge=1, le=200, description="How many items at most.")]
+Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before.")]
+Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to wait for a change before answering.")]
+
+
+def write_cursor(moment: datetime, identifier: str) -> str:
+    """The place behind an item of a list that is ordered by time and id."""
+    return base64.urlsafe_b64encode(json.dumps([moment.isoformat(), identifier]).encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None) -> tuple[datetime, str] | None:
+    """The place that a cursor names.
+
+    Raises:
+        InvalidInput: it is not one of ours.
+    """
+    if cursor is None:
+        return None
+    try:
+        moment, identifier = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        place = datetime.fromisoformat(moment)
+        if place.tzinfo is None or not isinstance(identifier, str):
+            raise ValueError
+    except (ValueError, TypeError, binascii.Error):
+        raise InvalidInput("cursor", "expected a `next_cursor` of an earlier answer") from None
+    return place, identifier

@@ -1,0 +1,36 @@
+"""Whether the parts we depend on answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from app.domain.errors import CountersignError
+
+PATIENCE_S = 3.0
+
+
+class Health:
+    """Asks each part at once, each for a few seconds at most.
+
+    Args:
+        parts: name to a call that returns when the part is well and raises ``CountersignError`` when it is not.
+    """
+
+    def __init__(self, parts: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+        self._parts = parts
+
+    async def problems(self) -> dict[str, str | None]:
+        """Each part, and what is wrong with it; ``None`` when nothing is."""
+        found = await asyncio.gather(*(self._ask(check) for check in self._parts.values()))
+        return dict(zip(self._parts, found, strict=True))
+
+    async def _ask(self, check: Callable[[], Awaitable[None]]) -> str | None:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await check()
+        except CountersignError as error:
+            return error.message
+        except TimeoutError:
+            return f"no answer within {PATIENCE_S:g} seconds"
+        return None

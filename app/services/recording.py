@@ -1,0 +1,82 @@
+"""What goes into the audit log, in the words of the use cases."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+from app.adapters.postgres.unit_of_work import UnitOfWork
+from app.domain.access import Principal
+from app.domain.audit import ANONYMOUS, SYSTEM_WORKER, Actor, ChainedEntry, Entry, Verification, Verifier
+from app.domain.errors import CountersignError
+from app.domain.problems import problem_of
+from app.domain.promotions import Promotion
+from app.ports import Clock
+
+UnitOfWorkFactory = Callable[[], UnitOfWork]
+
+
+def actor_of(principal: Principal | None) -> Actor:
+    return Actor(id=principal.id, name=principal.name) if principal else ANONYMOUS
+
+
+def promotion_entry(
+    action: str, promotion: Promotion, *, actor: Actor = SYSTEM_WORKER, **details: str | int | bool | None
+) -> Entry:
+    """An entry about a promotion: always which model, alias and versions, and the state it is in now."""
+    return Entry(
+        at=promotion.updated_at,
+        actor=actor,
+        action=action,
+        object_id=promotion.id,
+        details={
+            "model": promotion.model,
+            "alias": promotion.alias,
+            "from_version": promotion.from_version,
+            "to_version": promotion.to_version,
+            "state": promotion.state.value,
+            **({"reason": promotion.state_reason} if promotion.state_reason else {}),
+            **details,
+        },
+    )
+
+
+class AuditTrail:
+    """Denials, and reading what was recorded."""
+
+    def __init__(self, unit_of_work: UnitOfWorkFactory, clock: Clock) -> None:
+        self._unit_of_work = unit_of_work
+        self._clock = clock
+
+    async def record_denial(
+        self, principal: Principal | None, *, what: str, error: CountersignError, details: Mapping[str, str] | None = None
+    ) -> None:
+        """Record that somebody was refused something. ``what`` is the method and path, without the query."""
+        entry = Entry(
+            at=self._clock.now(),
+            actor=actor_of(principal),
+            action="access.denied",
+            object_id=what[:500],
+            details={"problem": problem_of(error).slug, "message": error.message[:500], **(details or {})},
+        )
+        async with self._unit_of_work() as work:
+            work.record(entry)
+            await work.commit()
+
+    async def page(
+        self, *, after: int, limit: int, newest_first: bool, object_id: str | None = None
+    ) -> Sequence[ChainedEntry]:
+        async with self._unit_of_work() as work:
+            return await work.audit.page(after=after, limit=limit, newest_first=newest_first, object_id=object_id)
+
+    async def everything(self) -> AsyncIterator[Sequence[ChainedEntry]]:
+        """All entries, oldest first, as they are exported."""
+        async with self._unit_of_work() as work:
+            async for page in work.audit.everything():
+                yield page
+
+    async def verify(self) -> Verification:
+        """Walk the whole chain."""
+        verifier = Verifier()
+        async for page in self.everything():
+            verifier.feed(page)
+        return verifier.result

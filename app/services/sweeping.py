@@ -1,0 +1,54 @@
+"""The net under everything: finds work whose job was lost, and rollouts whose time is over. Runs every few seconds."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from app.domain.promotions import State
+from app.ports import Clock
+from app.services.deployments import Deployments
+from app.services.recording import UnitOfWorkFactory
+
+UNTOUCHED = timedelta(seconds=10)
+
+
+class Sweeping:
+    def __init__(self, unit_of_work: UnitOfWorkFactory, deployments: Deployments, clock: Clock) -> None:
+        self._unit_of_work = unit_of_work
+        self._deployments = deployments
+        self._clock = clock
+
+    async def sweep(self) -> None:
+        """Queue what nothing has touched for a while, and end rollouts past their deadline."""
+        before = self._clock.now() - UNTOUCHED
+        async with self._unit_of_work() as work:
+            for promotion in await work.promotions.unsettled(
+                [State.APPROVED, State.APPLYING], untouched_since=before
+            ):
+                await work.jobs.ensure_advancing(promotion.id)
+            for delivery_id in await work.deliveries.overdue(before):
+                await work.jobs.ensure_delivering(delivery_id)
+            await work.commit()
+        await self._end_late_rollouts()
+
+    async def _end_late_rollouts(self) -> None:
+        now = self._clock.now()
+        async with self._unit_of_work() as work:
+            deadlines = {target.name: timedelta(seconds=target.deadline_s) for target in await work.targets.all()}
+            rolling = await work.promotions.unsettled([State.ROLLING_OUT], untouched_since=now)
+            late = [
+                deployment
+                for promotion in rolling
+                for deployment in await work.deployments.of_promotion(promotion.id)
+                if deployment.requested_at + deadlines[deployment.target] < now
+            ]
+        for deployment in late:
+            async with self._unit_of_work() as work:
+                await self._deployments.give_up(
+                    work,
+                    deployment.id,
+                    generation=deployment.generation,
+                    reason="ProgressDeadlineExceeded",
+                    message=f"target {deployment.target} did not report the version ready in time",
+                )
+                await work.commit()

@@ -1,0 +1,78 @@
+"""Structured logs, request ids and our metrics."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+from typing import TYPE_CHECKING
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+PROXY_REQUESTS = Counter(
+    "countersign_proxy_requests_total", "Requests to MLflow's paths.", ["route_class", "decision", "status"]
+)
+PROXY_SECONDS = Histogram("countersign_proxy_request_seconds", "Seconds per request to MLflow's paths.", ["route_class"])
+DENIALS = Counter("countersign_denials_total", "Requests that were refused.", ["problem"])
+JOBS = Counter("countersign_jobs_total", "Jobs the worker ran.", ["task", "outcome"])
+DELIVERIES = Counter("countersign_delivery_attempts_total", "Attempts to deliver a webhook.", ["target", "outcome"])
+PROMOTIONS = Gauge("countersign_promotions", "Promotions that wait for somebody or something.", ["state"])
+
+_SECRET_WORDS = ("authorization", "token", "secret", "password", "cookie", "signature")
+
+
+def configure_logging(*, log_format: str, log_level: str) -> None:
+    """Everything that this process logs goes to stderr as one event a line, ours and our libraries'."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(allow=()),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        _without_secrets,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    final: list[Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        if log_format == "json"
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *final],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(log_level.upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True
+    # One line a request is ours to write; the queue tells of every job twice; the clients log URLs.
+    for name in ("uvicorn.access", "procrastinate", "httpx", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _without_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """The last net: nothing whose name says that it is a secret is written."""
+    for key in event:
+        if any(word in key.lower() for word in _SECRET_WORDS):
+            event[key] = "***"
+    return event
+
+
+def new_request_id() -> str:
+    """Ours, whatever the caller sent: what goes into logs is not the caller's to choose."""
+    return secrets.token_hex(8)

@@ -1,0 +1,100 @@
+"""Runs jobs: apply promotions, deliver webhooks, and sweep up what lost its job. Any number may run at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+from procrastinate import App, JobContext
+from prometheus_client import start_http_server
+
+from app.adapters.postgres.queue import (
+    DEAD_AFTER_S,
+    HEARTBEAT_S,
+    KeepTrying,
+    create_queue,
+    rescue_jobs_of_dead_workers,
+)
+from app.bootstrap import WorkerServices, open_worker
+from app.domain.errors import Unavailable
+from app.settings import Settings
+from app.telemetry import DELIVERIES, JOBS, PROMOTIONS
+
+_log = structlog.stdlib.get_logger(__name__)
+
+CONCURRENCY = 8
+GRACE_S = 10.0
+
+
+async def run_worker(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT; then finish what was begun, for a few seconds.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    if settings.worker_metrics_port:
+        start_http_server(settings.worker_metrics_port, addr="127.0.0.1")
+    queue = create_queue(settings.database_url.get_secret_value())
+    async with open_worker(settings) as services:
+        await services.database.check_alive()
+        _declare_tasks(queue, services)
+        async with queue.open_async():
+            _log.info("worker_ready", concurrency=CONCURRENCY)
+            await queue.run_worker_async(
+                name="countersign",
+                concurrency=CONCURRENCY,
+                delete_jobs="successful",
+                fetch_job_polling_interval=2.0,
+                shutdown_graceful_timeout=GRACE_S,
+                update_heartbeat_interval=HEARTBEAT_S,
+                stalled_worker_timeout=DEAD_AFTER_S * 2,
+            )
+
+
+def _declare_tasks(queue: App, services: WorkerServices) -> None:
+    @queue.task(name="advance_promotion", retry=KeepTrying(), pass_context=True)
+    async def advance_promotion(context: JobContext, promotion_id: str) -> None:
+        await _counted(context, lambda: services.applying.advance(promotion_id), promotion=promotion_id)
+
+    @queue.task(name="deliver", retry=KeepTrying(), pass_context=True)
+    async def deliver(context: JobContext, delivery_id: str) -> None:
+        async def send() -> None:
+            attempt = await services.deliveries.attempt(delivery_id)
+            if attempt:
+                outcome = str(attempt.status) if attempt.status else "no answer"
+                DELIVERIES.labels(target="all", outcome=outcome).inc()
+                _log.info("delivery_attempted", delivery=delivery_id, attempt=attempt.number, outcome=outcome)
+
+        await _counted(context, send, delivery=delivery_id)
+
+    @queue.periodic(cron="*/3 * * * * *")
+    @queue.task(name="sweep", queueing_lock="sweep", pass_context=True)
+    async def sweep(context: JobContext, timestamp: int) -> None:  # noqa: ARG001  # the queue passes it
+        async def all_of_it() -> None:
+            if rescued := await rescue_jobs_of_dead_workers(queue):
+                _log.warning("jobs_rescued", jobs=rescued)
+            await services.sweeping.sweep()
+            async with services.database.unit_of_work() as work:
+                for state, count in (await work.promotions.counts()).items():
+                    PROMOTIONS.labels(state=state.value).set(count)
+
+        await _counted(context, all_of_it)
+
+
+async def _counted(context: JobContext, work: Callable[[], Awaitable[None]], **named: str) -> None:
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(job=context.job.id, task=context.job.task_name, **named)
+    try:
+        await work()
+    except Unavailable as error:
+        JOBS.labels(task=context.job.task_name, outcome="later").inc()
+        _log.warning("job_waits", reason=error.message)
+        raise
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        JOBS.labels(task=context.job.task_name, outcome="broken").inc()
+        _log.exception("job_broke")
+        raise
+    JOBS.labels(task=context.job.task_name, outcome="done").inc()

@@ -1,0 +1,1 @@
+"""What runs inside Ray: the router, and one backend per model version."""

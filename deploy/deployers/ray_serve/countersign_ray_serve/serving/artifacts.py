@@ -1,0 +1,50 @@
+"""A version's files on the replica: fetched, and proven to be the bytes that were approved."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+
+class ArtifactNotReadable(Exception):
+    """The files cannot be fetched."""
+
+
+class DigestMismatch(Exception):
+    """The files are not those that were approved."""
+
+
+def fetch(uri: str, digest: str) -> str:
+    """The local folder of the artifacts at ``uri``, whose tree digest is ``digest``.
+
+    Raises:
+        ArtifactNotReadable: there is nothing there, or we may not read it.
+        DigestMismatch: somebody changed the files after the approval.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    try:
+        folder = download_artifacts(artifact_uri=uri)
+        found = tree_digest(Path(folder))
+    except Exception as error:
+        raise ArtifactNotReadable(f"{uri}: {type(error).__name__}: {error}") from None
+    if found != digest:
+        raise DigestMismatch(f"{uri} has the digest {found}, approved was {digest}")
+    return folder
+
+
+def tree_digest(folder: Path) -> str:
+    """One SHA-256 over every file: of the lines ``<sha256 of the content>  <path>\\n``, sorted by path as UTF-8 bytes.
+
+    Raises:
+        FileNotFoundError: there is no file below ``folder``.
+    """
+    files = [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    if not files:
+        raise FileNotFoundError("there are no files")
+    total = hashlib.sha256()
+    for path, file in sorted((file.relative_to(folder).as_posix().encode(), file) for file in files):
+        with file.open("rb") as content:
+            total.update(hashlib.file_digest(content, "sha256").hexdigest().encode() + b"  " + path + b"\n")
+    return f"sha256:{total.hexdigest()}"

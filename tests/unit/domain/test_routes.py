@@ -1,0 +1,168 @@
+"""The table of routes: what it decides, and that each path finds its own line."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.domain.access import Permission
+from app.domain.routes import MESSAGES, ROUTES, BodyKind, Decision, Guard, Match, Route, RouteClass, match
+from app.domain.routes.kinds import STRICTNESS
+from app.domain.routes.matching import MAX_SEGMENTS, Matcher, parameter_names
+
+ALIAS = "/api/2.0/mlflow/registered-models/alias"
+
+
+def sample(route: Route) -> str:
+    """A path that only this template can have been meant by."""
+    path = route.template
+    for name in parameter_names(route.template):
+        path = path.replace(f"<path:{name}>", "sample").replace(f"<{name}>", "sample")
+    return path
+
+
+def found(method: str, path: str) -> Match:
+    match_ = match(method, path)
+    assert match_ is not None, f"{method} {path}"
+    return match_
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.template}")
+def test_each_path_is_decided_as_its_line_says(route: Route) -> None:
+    decided = found(route.method, sample(route)).route
+
+    assert (decided.decision, decided.permission, decided.guard) == (route.decision, route.permission, route.guard)
+    assert found(route.method, sample(route)).path() == sample(route)
+
+
+def test_a_plain_path_is_never_decided_more_leniently_than_any_template_that_takes_it() -> None:
+    for plain in (route for route in ROUTES if "<" not in route.template):
+        for route in ROUTES:
+            alone = Matcher([route])
+            if alone.match(plain.method, plain.template):
+                decided = found(plain.method, plain.template).route
+                assert STRICTNESS[decided.decision] >= STRICTNESS[route.decision]
+                assert decided.permission == route.permission
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/2.0/mlflow/runs/get/"),
+        ("GET", "/api/2.0/mlflow/runs"),
+        ("GET", "/API/2.0/mlflow/runs/get"),
+        ("GET", "/x/api/2.0/mlflow/runs/get"),
+        ("GET", "/api/2.0/mlflow/runs/get/more"),
+        ("GET", "/api/2.0/preview/mlflow/runs/get"),
+        ("PUT", "/api/2.0/mlflow/runs/get"),
+        ("get", "/api/2.0/mlflow/runs/get"),
+        ("HEAD", "/api/2.0/mlflow/runs/get"),
+        ("OPTIONS", "/api/2.0/mlflow/runs/get"),
+        ("TRACE", "/health"),
+        ("GET", "/metrics"),
+        ("GET", "/api/2.0/mlflow/logged-models/"),
+        ("PUT", "/api/2.0/mlflow-artifacts/artifacts/a/"),
+        ("PUT", "/api/2.0/mlflow-artifacts/artifacts/"),
+        ("GET", ""),
+        ("GET", "health"),
+        ("POST", "/gateway/gemini/v1beta/models/:generateContent"),
+        ("GET", "/static-files/" + "a/" * MAX_SEGMENTS + "a"),
+    ],
+)
+def test_what_is_not_exactly_in_the_table_is_unknown(method: str, path: str) -> None:
+    assert match(method, path) is None
+
+
+@pytest.mark.parametrize("api", ["/api", "/ajax-api"])
+def test_both_spellings_of_an_api_path_are_guarded(api: str) -> None:
+    assert found("POST", f"{api}/2.0/mlflow/registered-models/alias").route.guard is Guard.ALIAS_SET
+    assert found("DELETE", f"{api}/2.0/mlflow/registered-models/alias").route.guard is Guard.ALIAS_DELETE
+
+
+def test_a_rest_parameter_takes_slashes_and_is_quoted_again() -> None:
+    artifact = found("PUT", "/api/2.0/mlflow-artifacts/artifacts/1/a b/ü?.txt")
+
+    assert artifact.params == {"artifact_path": "1/a b/ü?.txt"}
+    assert artifact.path() == "/api/2.0/mlflow-artifacts/artifacts/1/a%20b/%C3%BC%3F.txt"
+
+
+def test_one_parameter_cannot_inject_another() -> None:
+    tag = found("DELETE", "/api/2.0/mlflow/logged-models/<tag_key>/tags/x")
+
+    assert tag.path() == "/api/2.0/mlflow/logged-models/%3Ctag_key%3E/tags/x"
+
+
+@pytest.mark.parametrize("path", ["a/tags/b/aliases/production", "a/aliases/b/tags/c", "a/b/versions/1/tags/x"])
+def test_an_ambiguous_path_is_decided_by_the_strictest_reading(path: str) -> None:
+    assert found("DELETE", f"/api/3.0/mlflow/mcp-servers/{path}").route.decision is Decision.REFUSE
+
+
+def test_a_pathological_path_is_matched_without_explosion() -> None:
+    path = "/api/3.0/mlflow/mcp-servers/" + "versions/tags/aliases/" * 40 + "x"
+
+    assert found("GET", path).route.route_class is RouteClass.MCP_READ
+    assert found("DELETE", path).route.decision is Decision.REFUSE
+
+
+def test_a_path_is_listed_once() -> None:
+    twice = next(iter(ROUTES))
+
+    with pytest.raises(ValueError, match="twice"):
+        Matcher([twice, twice])
+
+
+def test_every_forwarded_route_asks_for_a_permission_and_every_refused_one_gives_a_reason() -> None:
+    for route in ROUTES:
+        forwarded = route.decision in {Decision.FORWARD, Decision.GUARD, Decision.UNSUPPORTED}
+        assert (route.permission is not None) == forwarded, route
+        assert route.reason.endswith("."), route
+        assert (route.decision is Decision.GUARD) == (route.guard is not None), route
+
+
+def test_only_four_paths_need_no_login() -> None:
+    public = {route.template for route in ROUTES if route.decision is Decision.PUBLIC}
+
+    assert public == {"/health", "/version", "/api/3.0/mlflow/server-info", "/ajax-api/3.0/mlflow/server-info"}
+
+
+def test_reads_that_are_posts_need_only_a_read_permission() -> None:
+    for path in ("/api/2.0/mlflow/runs/search", "/api/3.0/mlflow/traces/search", "/graphql"):
+        assert found("POST", path).route.permission is Permission.TRACKING_READ
+    assert found("POST", "/api/2.0/mlflow/registered-models/get-latest-versions").route.permission is (
+        Permission.REGISTRY_READ
+    )
+
+
+def test_whoever_may_ask_for_a_promotion_reaches_the_guard_of_an_alias() -> None:
+    assert found("POST", ALIAS).route.permission is Permission.REGISTRY_READ
+
+
+@pytest.mark.parametrize("guard", Guard)
+def test_every_guard_is_asked_by_some_route(guard: Guard) -> None:
+    assert any(route.guard is guard for route in ROUTES)
+
+
+def test_every_guard_is_asked_with_what_it_needs() -> None:
+    for route in (route for route in ROUTES if route.guard):
+        given = set(parameter_names(route.template)) | set(route.judged_query)
+        assert route.message or given, route
+        if route.message and route.guard is not Guard.EXPERIMENT_CREATE:
+            assert route.message.required, route
+
+
+def test_every_message_is_used_and_required_fields_are_fields() -> None:
+    assert {route.message.name for route in ROUTES if route.message} == set(MESSAGES)
+    for message in MESSAGES.values():
+        assert message.required <= set(message.fields)
+
+
+def test_a_get_has_no_body() -> None:
+    assert {route.body for route in ROUTES if route.method in {"GET", "HEAD"}} == {BodyKind.NONE}
+
+
+def test_head_follows_a_get_that_is_decided_alike() -> None:
+    heads = [route for route in ROUTES if route.method == "HEAD"]
+
+    assert heads
+    for head in heads:
+        get = next(route for route in ROUTES if route.method == "GET" and route.template == head.template)
+        assert (get.decision, get.permission) == (head.decision, head.permission)
