@@ -47,7 +47,7 @@ async def authenticate(headers: Headers) -> Principal:
 class AskedGuard:
     """A guard that remembers what it was asked, and answers as it was told."""
 
-    ruling: Ruling | Exception = Forward()
+    ruling: Ruling | Exception = field(default_factory=Forward)
     asked: list[tuple[Guard, dict[str, str]]] = field(default_factory=list)
 
     async def check(self, guard: Guard, principal: Principal, fields: Mapping[str, str]) -> Ruling:
@@ -106,14 +106,32 @@ class RecordingUpstream:
         await send({"type": "http.response.body", "body": self.body})
 
 
+Denial = tuple[Principal | None, Route | None, str, str, CountersignError]
+Observation = tuple[str, str, int, float]
+
+
+@dataclass
+class TestedProxy:
+    """A proxy, and what it told its hooks."""
+
+    __test__ = False
+    proxy: Proxy
+    guard: AskedGuard
+    denied: list[Denial]
+    observed: list[Observation]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.proxy(scope, receive, send)
+
+
 @dataclass
 class Door:
-    """A running proxy, what it told its hooks, and what stands behind it."""
+    """A running proxy, and what it told its hooks."""
 
     url: str
     guard: AskedGuard
-    denied: list[tuple[Principal | None, Route | None, str, str, CountersignError]]
-    observed: list[tuple[str, str, int, float]]
+    denied: list[Denial]
+    observed: list[Observation]
 
 
 @contextmanager
@@ -132,13 +150,10 @@ def serving(application: Application) -> Iterator[str]:
         listener.close()
 
 
-@contextmanager
-def door(
-    upstream_url: str, *, timeout_s: float = 20, max_json_body: int = 64 * 1024, hook_fails: bool = False
-) -> Iterator[Door]:
-    """A proxy in front of ``upstream_url``, served for real."""
-    denied: list[tuple[Principal | None, Route | None, str, str, CountersignError]] = []
-    observed: list[tuple[str, str, int, float]] = []
+def proxy_to(upstream: Upstream, *, max_json_body: int = 64 * 1024, hook_fails: bool = False) -> TestedProxy:
+    """A proxy with stand-ins for all its ports."""
+    denied: list[Denial] = []
+    observed: list[Observation] = []
     guard = AskedGuard()
 
     async def tell(
@@ -151,7 +166,6 @@ def door(
     def note(route_class: str, decision: str, status: int, seconds: float) -> None:
         observed.append((route_class, decision, status, seconds))
 
-    upstream = Upstream(upstream_url, timeout_s=timeout_s)
     proxy = Proxy(
         upstream=upstream,
         public_url=PUBLIC_URL,
@@ -161,6 +175,16 @@ def door(
         observe=note,
         max_json_body=max_json_body,
     )
+    return TestedProxy(proxy, guard, denied, observed)
+
+
+@contextmanager
+def door(
+    upstream_url: str, *, timeout_s: float = 20, max_json_body: int = 64 * 1024, hook_fails: bool = False
+) -> Iterator[Door]:
+    """A proxy in front of ``upstream_url``, served for real."""
+    upstream = Upstream(upstream_url, timeout_s=timeout_s)
+    tested = proxy_to(upstream, max_json_body=max_json_body, hook_fails=hook_fails)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == "/close-upstream":
@@ -168,11 +192,11 @@ def door(
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
-        await proxy(scope, receive, send)
+        await tested(scope, receive, send)
 
     with serving(application) as url:
         try:
-            yield Door(url, guard, denied, observed)
+            yield Door(url, tested.guard, tested.denied, tested.observed)
         finally:
             exchange(url, b"POST /close-upstream HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
 

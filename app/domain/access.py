@@ -60,7 +60,12 @@ _VIEWER = frozenset(
         Permission.DEPLOYMENTS_READ,
     }
 )
-_CONTRIBUTOR = _VIEWER | {Permission.TRACKING_WRITE, Permission.TRACKING_DELETE, Permission.REGISTRY_WRITE}
+_CONTRIBUTOR = _VIEWER | {
+    Permission.TRACKING_WRITE,
+    Permission.TRACKING_DELETE,
+    Permission.REGISTRY_WRITE,
+    Permission.REGISTRY_DELETE,
+}
 
 ROLE_PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
     Role.VIEWER: _VIEWER,

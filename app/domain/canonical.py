@@ -1,9 +1,9 @@
 """The one accepted spelling of a request: of its path, query, artifact path and JSON message.
 
-MLflow takes many spellings for one thing: it decodes an artifact path up to ten times, sniffs the encoding of JSON, lets
-the last of two keys win and drops what follows a key ``[a.b]`` (measured on MLflow 3.17). A door that judges one reading
-while MLflow acts on another is open. So a request is read once, by rules that leave one meaning, and written afresh; what
-has two meanings is refused with ``InvalidInput``.
+MLflow takes many spellings for one thing: it decodes an artifact path up to ten times, sniffs the encoding of JSON,
+lets the last of two keys win and drops what follows a key ``[a.b]`` (measured on MLflow 3.17). A door that judges one
+reading while MLflow acts on another is open. So a request is read once, by rules that leave one meaning, and written
+afresh; what has two meanings is refused with ``InvalidInput``.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ JsonObject = dict[str, Any]
 MAX_PATH_BYTES = 8192
 
 _PATH = re.compile(rb"/(?:[!-$&-\[\]-~]|%[0-9A-Fa-f]{2})*")
-"""Printable ASCII (RFC 3986 section 3.3, and what clients leave unencoded) without ``\\``; ``%`` only before two digits."""
+"""Printable ASCII (RFC 3986 section 3.3, and what clients leave unencoded) but the backslash; ``%`` before two
+digits."""
 _ENCODED_SEPARATOR = re.compile(rb"%2f|%5c", re.IGNORECASE)
 _ARTIFACT_PUNCTUATION = frozenset(" ._+=@,()~-!$&'*[]{}")
 
 
 def canonical_path(raw_path: bytes) -> str:
-    """The path of a request target, percent-decoded exactly once.
+    r"""The path of a request target, percent-decoded exactly once.
 
     Raises:
-        InvalidInput: it is not absolute, not UTF-8, longer than 8 KiB, or holds after decoding what can be read in two ways:
-            ``//``, ``\\``, ``%``, a dot segment, a control or invisible character, an encoded slash.
+        InvalidInput: it is not absolute, not UTF-8, longer than 8 KiB, or holds after decoding what can be read in two
+            ways: ``//``, ``\``, ``%``, a dot segment, a control or invisible character, an encoded slash.
     """
     if len(raw_path) > MAX_PATH_BYTES or not _PATH.fullmatch(raw_path):
         raise InvalidInput("path", f"expected an absolute, percent-encoded path of at most {MAX_PATH_BYTES} bytes")
@@ -54,8 +55,8 @@ def canonical_path(raw_path: bytes) -> str:
 def canonical_artifact_path(path: str, *, field: str = "path") -> str:
     """A decoded artifact path that MLflow reads as it stands: its own normalisation leaves it alone.
 
-    Letters and digits of any script in their NFKC form (so that no letter folds into another one on the way to a disk), and
-    punctuation that no URL parser gives a meaning.
+    Letters and digits of any script in their NFKC form (so that no letter folds into another one on the way to a
+    disk), and punctuation that no URL parser gives a meaning.
 
     Raises:
         InvalidInput: for any other character, an empty or dot segment, or a space at either end.

@@ -15,15 +15,15 @@ Send = Callable[[Event], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 
-class ClientDisconnected(Exception):
+class ClientDisconnected(Exception):  # noqa: N818 - named for what happened
     """The caller went away; nobody is left to be answered."""
 
 
 class Inbound:
     """The body of a request, and word of the caller going away.
 
-    Whoever serves the request is cancelled when its caller disconnects: while the body is read by the reader itself, after
-    that by a watcher.
+    Whoever serves the request is cancelled when its caller disconnects: while the body is read by the reader itself,
+    after that by a watcher.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -85,10 +85,14 @@ class Inbound:
 
 
 class Outbound:
-    """The answer of one exchange. Remembers its status."""
+    """The answer of one exchange. Remembers its status.
 
-    def __init__(self, send: Send) -> None:
+    ``before_end`` is called before the last part is sent: servers report a finished exchange as a disconnected caller.
+    """
+
+    def __init__(self, send: Send, *, before_end: Callable[[], None]) -> None:
         self._send = send
+        self._before_end = before_end
         self.status = 0
 
     @property
@@ -103,6 +107,7 @@ class Outbound:
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def finish(self, chunk: bytes = b"") -> None:
+        self._before_end()
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:

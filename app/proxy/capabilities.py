@@ -1,7 +1,7 @@
 """What MLflow's ``server-info`` may promise through the door.
 
-MLflow's client believes it: where presigned downloads are advertised and then refused it does not fall back (measured on
-MLflow 3.17), so what the door refuses must not be advertised.
+MLflow's client believes it: where presigned downloads are advertised and then refused it does not fall back (measured
+on MLflow 3.17), so what the door refuses must not be advertised.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _REFUSED = ("multipart_", "presigned_")
 
 
 def without_presigned(body: bytes) -> bytes:
-    """The answer of ``server-info`` with the capabilities off that would lead past the door. Anything else unchanged."""
+    """The answer of ``server-info`` without the capabilities that lead past the door; anything else unchanged."""
     try:
         info = json.loads(body)
     except ValueError:

@@ -18,12 +18,13 @@ from app.proxy.headers import outward
 _log = structlog.stdlib.get_logger(__name__)
 
 _KEEP_ALIVE_S = 4
-"""Less than the 5 s after which uvicorn, under MLflow, closes an idle connection: else a POST can meet a closing one."""
+"""Less than the 5 s after which uvicorn, under MLflow, closes an idle connection: else a POST can meet a closing
+one."""
 
 Rewrite = Callable[[bytes], bytes]
 
 
-class AnswerBroken(Exception):
+class AnswerBroken(Exception):  # noqa: N818 - named for what happened
     """MLflow's answer ended early, after its head was passed on. The connection to the caller must be cut."""
 
 
@@ -44,8 +45,8 @@ class Upstream:
 
     Args:
         url: its address, without a trailing slash.
-        timeout_s: how long it may take to accept the next part of a request, to begin an answer, or to send its next part.
-        connections: how many connections to it may be open.
+        timeout_s: how long it may take to accept the next part of a request, to begin an answer, or to send its next
+        part. connections: how many connections to it may be open.
     """
 
     def __init__(self, url: str, *, timeout_s: float, connect_timeout_s: float = 5, connections: int = 256) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
@@ -37,7 +37,7 @@ from app.proxy.asgi import ClientDisconnected, Headers, Inbound, Outbound, Recei
 from app.proxy.capabilities import without_presigned
 from app.proxy.errors import answer_error
 from app.proxy.forwarding import AnswerBroken, Upstream, UpstreamRequest
-from app.proxy.headers import check_json, check_origin, has_body, inward, one
+from app.proxy.headers import check_json, check_origin, has_body, inward, one, without
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -70,12 +70,23 @@ Observe = Callable[[str, str, int, float], None]
 
 @dataclass(slots=True)
 class _Exchange:
-    """What is known of a request so far."""
+    """One request and its answer, and what is known of it so far."""
 
-    method: str
+    scope: Scope
+    inbound: Inbound
+    answer: Outbound
     path: str
     match: Match | None = None
     principal: Principal | None = None
+
+    @property
+    def method(self) -> str:
+        return str(self.scope["method"])
+
+    @property
+    def headers(self) -> Headers:
+        sent: Headers = self.scope["headers"]
+        return sent
 
     @property
     def route(self) -> Route | None:
@@ -121,83 +132,80 @@ class Proxy:
         if scope["type"] != "http":
             raise ValueError(f"the proxy serves http, not {scope['type']}")
         started = perf_counter()
-        exchange = _Exchange(scope["method"], _shown(scope["raw_path"]))
-        answer = Outbound(send)
         inbound = Inbound(receive)
+        exchange = _Exchange(scope, inbound, Outbound(send, before_end=inbound.close), _shown(scope["raw_path"]))
         try:
-            await self._answer(scope, exchange, inbound, answer)
+            await self._answer(exchange)
         finally:
             inbound.close()
             route = exchange.route
             self._observe(
                 route.route_class if route else "unknown",
                 route.decision if route else "unknown",
-                answer.status or CLIENT_CLOSED,
+                exchange.answer.status or CLIENT_CLOSED,
                 perf_counter() - started,
             )
 
-    async def _answer(self, scope: Scope, exchange: _Exchange, inbound: Inbound, answer: Outbound) -> None:
+    async def _answer(self, exchange: _Exchange) -> None:
         try:
-            await self._serve(scope, exchange, inbound, answer)
+            await self._serve(exchange)
         except CountersignError as error:
-            await self._refuse(error, exchange, answer)
+            await self._refuse(error, exchange)
         except AnswerBroken as error:
-            # Returning without the end of the body makes the server cut the connection: the caller must not take half an
-            # answer for a whole one.
+            # Returning without the end of the body makes the server cut the connection: the caller must not take half
+            # an answer for a whole one.
             _log.warning("answer_broken", method=exchange.method, path=exchange.path, error=str(error))
         except (asyncio.CancelledError, ClientDisconnected):
-            if not inbound.disconnected:
+            if not exchange.inbound.disconnected:
                 raise
             if task := asyncio.current_task():
                 task.uncancel()
         except Exception:  # noqa: BLE001 - whatever broke, MLflow's client must be able to read the answer
             _log.exception("proxy_failed", method=exchange.method, path=exchange.path)
-            if not answer.started:
-                await answer_error(answer, CountersignError("Countersign failed to handle this."), self._public_url)
+            if not exchange.answer.started:
+                failure = CountersignError("Countersign failed to handle this.")
+                await answer_error(exchange.answer, failure, self._public_url)
 
-    async def _serve(self, scope: Scope, exchange: _Exchange, inbound: Inbound, answer: Outbound) -> None:
-        headers: Headers = scope["headers"]
-        refusal = _classify(scope, exchange)
+    async def _serve(self, exchange: _Exchange) -> None:
+        refusal = _classify(exchange)
         if exchange.route is None or exchange.route.decision is not Decision.PUBLIC:
             # First of all: nobody who has not said who they are learns which routes there are.
-            exchange.principal = await self._authenticate(headers)
+            exchange.principal = await self._authenticate(exchange.headers)
         if refusal:
             raise refusal
         assert exchange.match is not None  # else there was a refusal
         _admit(exchange.match.route, exchange.principal)
-        check_origin(scope, self._public_url)
-        await self._judge_and_forward(scope, exchange.match, exchange.principal, inbound, answer)
+        check_origin(exchange.scope, self._public_url)
+        await self._judge_and_forward(exchange, exchange.match)
 
-    async def _judge_and_forward(
-        self, scope: Scope, match: Match, principal: Principal | None, inbound: Inbound, answer: Outbound
-    ) -> None:
+    async def _judge_and_forward(self, exchange: _Exchange, match: Match) -> None:
         route = match.route
-        query = canonical_query(scope["query_string"])
+        query = canonical_query(exchange.scope["query_string"])
         judged: Mapping[str, object] = match.params
         body: bytes | None = None
         if route.message:
-            judged = await self._read_message(scope["headers"], query, route.message, match, inbound)
+            judged = await self._read_message(exchange, query, route.message, match.params)
             body = serialise(judged)
         elif route.judged_query:
             judged = {**match.params, **judged_parameters(query, route.judged_query)}
-        elif route.body is BodyKind.NONE and has_body(scope["headers"]):
+        elif route.body is BodyKind.NONE and has_body(exchange.headers):
             raise InvalidInput("body", f"expected none with {route.method}")
-        if route.guard and principal and await self._is_done(route.guard, principal, judged):
-            await answer.answer(200, [(b"content-type", b"application/json")], b"{}")
+        if route.guard and exchange.principal and await self._is_done(route.guard, exchange.principal, judged):
+            await exchange.answer.answer(200, [(b"content-type", b"application/json")], b"{}")
             return
         target = match.path() + (f"?{serialise_query(query)}" if query else "")
-        await self._forward(scope, route, target, body, inbound, answer)
+        await self._forward(exchange, route, target, body)
 
     async def _read_message(
-        self, headers: Headers, query: list[tuple[str, str]], message: Message, match: Match, inbound: Inbound
+        self, exchange: _Exchange, query: list[tuple[str, str]], message: Message, params: Mapping[str, str]
     ) -> JsonObject:
         """The fields of a judged body, with those that the path gives."""
         if query:
             raise InvalidInput("query", f"expected none; {message.name} is sent in the body")
-        if has_body(headers):
-            check_json(headers)
-        fields = parse_message(await inbound.read(self._max_json_body), message)
-        for name, value in match.params.items():
+        if has_body(exchange.headers):
+            check_json(exchange.headers)
+        fields = parse_message(await exchange.inbound.read(self._max_json_body), message)
+        for name, value in params.items():
             if fields.setdefault(name, value) != value:
                 raise InvalidInput(name, "expected the same in path and body")
         require(fields, message)
@@ -209,42 +217,39 @@ class Proxy:
             canonical_artifact_path(fields["path"])
         return isinstance(await self._guard.check(guard, principal, fields), Done)
 
-    async def _forward(
-        self, scope: Scope, route: Route, target: str, body: bytes | None, inbound: Inbound, answer: Outbound
-    ) -> None:
-        headers = inward(scope, self._public_url)
-        rewrite = without_presigned if route.template.endswith("/server-info") else None
-        if rewrite:
-            headers = [pair for pair in headers if pair[0] != "accept-encoding"]
-        if body is not None:
-            headers = [*(pair for pair in headers if pair[0] != "content-type"), ("content-type", "application/json")]
-        request = UpstreamRequest(route.method, target, headers, body)
-        if body is None and has_body(scope["headers"]):
-            length = one(scope["headers"], b"content-length")
-            request = UpstreamRequest(
-                route.method, target, headers, inbound.chunks(), content_length=int(length) if length else None
-            )
-        else:
-            inbound.watch()
-        await self._upstream.forward(request, inbound, answer, rewrite=rewrite)
+    async def _forward(self, exchange: _Exchange, route: Route, target: str, judged: bytes | None) -> None:
+        headers = inward(exchange.scope, self._public_url)
+        body: bytes | AsyncIterator[bytes] | None = judged
+        length: bytes | None = None
+        if judged is not None:
+            headers = [*without(headers, "content-type"), ("content-type", "application/json")]
+        elif has_body(exchange.headers):
+            body, length = exchange.inbound.chunks(), one(exchange.headers, b"content-length")
+        if not isinstance(body, AsyncIterator):
+            exchange.inbound.watch()
+        rewrite = None
+        if route.template.endswith("/server-info"):
+            headers, rewrite = without(headers, "accept-encoding"), without_presigned
+        request = UpstreamRequest(route.method, target, headers, body, int(length) if length else None)
+        await self._upstream.forward(request, exchange.inbound, exchange.answer, rewrite=rewrite)
 
-    async def _refuse(self, error: CountersignError, exchange: _Exchange, answer: Outbound) -> None:
+    async def _refuse(self, error: CountersignError, exchange: _Exchange) -> None:
         if not isinstance(error, Unavailable):
             _log.info("refused", method=exchange.method, path=exchange.path, error=type(error).__name__)
             try:
                 await self._denied(exchange.principal, exchange.route, exchange.method, exchange.path, error)
             except Exception:  # noqa: BLE001 - a refusal stands even if nobody can be told of it
                 _log.exception("denied_hook_failed", method=exchange.method, path=exchange.path)
-        await answer_error(answer, error, self._public_url)
+        await answer_error(exchange.answer, error, self._public_url)
 
 
 _ARTIFACT_GUARDS = {Guard.ARTIFACT_WRITE, Guard.ARTIFACT_DELETE, Guard.RUN_ARTIFACT_WRITE}
 
 
-def _classify(scope: Scope, exchange: _Exchange) -> CountersignError | None:
+def _classify(exchange: _Exchange) -> CountersignError | None:
     """Find the route, or say what is wrong; it is not said aloud before the caller is known."""
     try:
-        exchange.path = canonical_path(scope["raw_path"])
+        exchange.path = canonical_path(exchange.scope["raw_path"])
     except InvalidInput as error:
         return error
     exchange.match = match(exchange.method, exchange.path)

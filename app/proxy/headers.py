@@ -99,6 +99,11 @@ def one(headers: Headers, name: bytes) -> bytes | None:
     return values[0] if values else None
 
 
+def without(headers: list[tuple[str, str]], name: str) -> list[tuple[str, str]]:
+    """The headers but ``name``."""
+    return [pair for pair in headers if pair[0] != name]
+
+
 def has_body(headers: Headers) -> bool:
     """Whether a body follows (RFC 9112 section 6.3)."""
     return one(headers, b"content-length") not in {None, b"0"} or one(headers, b"transfer-encoding") is not None

@@ -1,5 +1,5 @@
-"""Prints, as JSON, what the installed MLflow serves and how it reads it. Run by ``test_routes_are_total`` in a process of
-its own: importing MLflow's server changes the environment, and its auth app changes the server.
+"""Prints, as JSON, what the installed MLflow serves and how it reads it. Run by ``test_routes_are_total`` in a process
+of its own: importing MLflow's server changes the environment, and its auth app changes the server.
 
 Both of its web frameworks are walked through their public interfaces: FastAPI by its OpenAPI document (looping over
 ``app.routes`` finds nothing on the FastAPI that MLflow 3.17 uses), Flask by its URL map.
@@ -82,4 +82,4 @@ walked = {
     "messages": messages(),
     "normalised": normalised(json.loads(sys.argv[1])),
 }
-print(json.dumps(walked))
+json.dump(walked, sys.stdout)

@@ -34,7 +34,7 @@ with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_name="first")
     mlflow.log_text("plain", "notes/readme.txt")
     model = LinearRegression().fit(features, target)
     logged = mlflow.sklearn.log_model(
-        model, name="line", input_example=features, registered_model_name="line", skops_trusted_types=[]
+        model, name="line", input_example=features, registered_model_name="line", pip_requirements=["scikit-learn"]
     )
 
 told["source"] = client.get_model_version("line", "1").source

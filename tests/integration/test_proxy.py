@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import hashlib
 import json
@@ -12,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,21 @@ from typing import Any
 import httpx
 import pytest
 
-from app.proxy.asgi import Receive, Scope, Send
-from tests.proxying import REQUESTER, Door, RecordingUpstream, connect, door, exchange, read_answer, request, serving
+from app.proxy import Upstream
+from app.proxy.asgi import Event, Receive, Scope, Send
+from tests.platform import MlflowServer
+from tests.proxying import (
+    REQUESTER,
+    Door,
+    RecordingUpstream,
+    connect,
+    door,
+    exchange,
+    proxy_to,
+    read_answer,
+    request,
+    serving,
+)
 
 STORY = Path(__file__).with_name("mlflow_client_story.py")
 RUN = "/api/2.0/mlflow/runs/get?run_id=r"
@@ -202,8 +213,7 @@ def test_a_download_arrives_while_it_is_sent(client: httpx.Client, upstream: Rec
         length = str(20 * MEBIBYTE).encode()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
         await send({"type": "http.response.body", "body": part, "more_body": True})
-        while not read_on.is_set():
-            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(read_on.wait, WAIT_S), "the first part was held back"
         for left in reversed(range(19)):
             await send({"type": "http.response.body", "body": part, "more_body": left > 0})
 
@@ -315,46 +325,46 @@ def test_an_upload_that_is_refused_halfway_shows_the_refusal(running: Door, upst
     assert (answer.status, answer.body) == (413, b"too large")
 
 
+async def test_the_end_of_an_exchange_is_not_taken_for_a_caller_who_went_away() -> None:
+    """uvicorn reports a disconnect as soon as the last part was sent; what wraps the proxy may still have to work."""
+    ended, sent = asyncio.Event(), []
+    first = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Event:
+        if first:
+            return first.pop()
+        await ended.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(event: Event) -> None:
+        sent.append(event["type"])
+        if not event.get("more_body", True):
+            ended.set()
+            await asyncio.sleep(0.01)
+            sent.append("went on")
+
+    with serving(RecordingUpstream()) as url:
+        upstream = Upstream(url, timeout_s=WAIT_S)
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "raw_path": b"/health",
+            "query_string": b"",
+            "headers": [],
+            "client": None,
+        }
+        await proxy_to(upstream)(scope, receive, send)
+        await upstream.close()
+
+    assert sent[-1] == "went on"
+
+
 # MLflow itself.
 
 
 @pytest.fixture(scope="module")
-def mlflow_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real MLflow server, as `countersign up` starts one."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    port = free_port()
-    command = [sys.executable, "-W", "ignore", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    switches = {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_ENABLE_AI_GATEWAY": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=folder, env={**os.environ, **switches}, stdout=log, stderr=log)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _await_health(url, server, folder / "log")
-            yield url
-        finally:
-            server.terminate()
-            server.wait(WAIT_S)
-
-
-def _await_health(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        assert server.poll() is None, log.read_text()
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
-                return
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
-
-
-@pytest.fixture(scope="module")
-def mlflow_door(mlflow_url: str) -> Iterator[Door]:
-    with door(mlflow_url) as running:
+def mlflow_door(mlflow_server: MlflowServer) -> Iterator[Door]:
+    with door(mlflow_server.url) as running:
         yield running
 
 

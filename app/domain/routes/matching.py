@@ -1,8 +1,8 @@
 """From a method and a canonical path to the one route it belongs to.
 
-Templates are exact: nothing is matched by prefix or suffix. Where several templates take a path (MLflow's MCP registry has
-names with slashes, so ``…/a/tags/b`` can be read in two ways), the strictest decision counts: which of them MLflow picks
-depends on the order in which its two frameworks were set up, and must not matter.
+Templates are exact: nothing is matched by prefix or suffix. Where several templates take a path (MLflow's MCP registry
+has names with slashes, so ``…/a/tags/b`` can be read in two ways), the strictest decision counts: which of them MLflow
+picks depends on the order in which its two frameworks were set up, and must not matter.
 """
 
 from __future__ import annotations

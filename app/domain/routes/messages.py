@@ -1,8 +1,8 @@
 """The request messages of MLflow that decide authorisation, field by field.
 
-Written down from MLflow's protobuf descriptors; a test compares them with those of the installed MLflow. Everything that
-MLflow's parser would take besides (camelCase names, unknown fields, ``[a.b]`` extension keys, which make it drop all that
-follows) is refused by ``app/domain/canonical.py``.
+Written down from MLflow's protobuf descriptors; a test compares them with those of the installed MLflow. Everything
+that MLflow's parser would take besides (camelCase names, unknown fields, ``[a.b]`` extension keys, which make it drop
+all that follows) is refused by ``app/domain/canonical.py``.
 """
 
 from __future__ import annotations

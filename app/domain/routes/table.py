@@ -1,9 +1,10 @@
 """The table of MLflow's routes, one line a path.
 
-A line is the methods, the path (``*/`` stands for both ``/api/`` and ``/ajax-api/``), and for what is judged ``message=``
-(the request message, ``app/domain/routes/messages.py``), ``guard=`` and ``query=`` (the parameters a guard is asked with).
-HEAD is listed where MLflow answers it without reading a body; elsewhere it reads its parameters from the body of a HEAD
-(measured on MLflow 3.17), so it is refused. OPTIONS is refused everywhere: no browser of another origin is served.
+A line is the methods, the path (``*/`` stands for both ``/api/`` and ``/ajax-api/``), and for what is judged
+``message=`` (the request message, ``app/domain/routes/messages.py``), ``guard=`` and ``query=`` (the parameters a
+guard is asked with). HEAD is listed where MLflow answers it without reading a body; elsewhere it reads its parameters
+from the body of a HEAD (measured on MLflow 3.17), so it is refused. OPTIONS is refused everywhere: no browser of
+another origin is served.
 """
 
 from __future__ import annotations
@@ -271,10 +272,10 @@ _FAMILIES = (
         Permission.REGISTRY_DELETE,
         "Deletes or renames a model, or deletes or stages a version: what a promotion rests on stays.",
         """
-        DELETE      */2.0/mlflow/model-versions/delete  guard=version-delete message=DeleteModelVersion
-        DELETE      */2.0/mlflow/registered-models/delete  guard=model-delete message=DeleteRegisteredModel
-        POST        */2.0/mlflow/model-versions/transition-stage  guard=stage-transition message=TransitionModelVersionStage
-        POST        */2.0/mlflow/registered-models/rename  guard=model-rename message=RenameRegisteredModel
+        DELETE */2.0/mlflow/model-versions/delete guard=version-delete message=DeleteModelVersion
+        DELETE */2.0/mlflow/registered-models/delete guard=model-delete message=DeleteRegisteredModel
+        POST   */2.0/mlflow/model-versions/transition-stage guard=stage-transition message=TransitionModelVersionStage
+        POST   */2.0/mlflow/registered-models/rename guard=model-rename message=RenameRegisteredModel
         """,
     ),
     Family(

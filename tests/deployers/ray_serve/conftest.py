@@ -36,7 +36,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def make_settings(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
-    """Settings that are right, with what the test changes, and a new state folder. Nothing listens at the Ray address."""
+    """Settings that are right except for what the test changes, with a new state folder. No Ray listens there."""
 
     def make(**changes: object) -> Settings:
         values: Json = {

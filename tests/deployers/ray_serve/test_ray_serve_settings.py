@@ -86,6 +86,11 @@ def test_environment_variables_for_replicas_are_json(environment: pytest.MonkeyP
     assert load_settings().runtime_env_vars == {"AWS_ENDPOINT_URL": "http://minio"}
 
 
+def test_commas_inside_a_requirement_do_not_separate(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("COUNTERSIGN_RAY_RUNTIME_PIP", "pandas[excel,plot]>=2,<4, skops==0.16.0,boto3")
+    assert load_settings().runtime_pip == ["pandas[excel,plot]>=2,<4", "skops==0.16.0", "boto3"]
+
+
 def test_every_setting_is_documented_in_the_readme() -> None:
     import countersign_ray_serve
 

@@ -274,7 +274,16 @@ def test_a_list_of_tags_is_read() -> None:
         ),
         *(
             encode({**GOOD, "alias": alias})
-            for alias in ("production\n", " production", "ｐroduction", "рroduction", "a b", "a" * 256, "", "latest")
+            for alias in (
+                "production\n",
+                " production",
+                "\uff50roduction",
+                "\u0440roduction",
+                "a b",
+                "a" * 256,
+                "",
+                "latest",
+            )
         ),
     ],
 )

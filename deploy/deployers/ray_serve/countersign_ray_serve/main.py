@@ -93,8 +93,7 @@ async def _running(settings: Settings, store: StateStore) -> AsyncIterator[Deplo
     async with AsyncExitStack() as stack:
         stack.callback(store.close)
         ray = await stack.enter_async_context(ServeApi(settings))
-        # The environment's proxies are for the outside world, not for our neighbours.
-        client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, follow_redirects=False))
+        client = await stack.enter_async_context(httpx.AsyncClient(follow_redirects=False))
         reporter = Reporter(settings, store, client)
         reconciler = Reconciler(settings, store, ray, client, reporter.wake)
         tasks = [asyncio.create_task(reconciler.run()), asyncio.create_task(reporter.run())]

@@ -15,6 +15,7 @@ import structlog
 
 from countersign_ray_serve.adoption import orphans
 from countersign_ray_serve.contract import Reason
+from countersign_ray_serve.diagnosis import tail
 from countersign_ray_serve.layout import ROUTER, AppStatus, foreign_apps, has_drifted, observe, serve_config
 from countersign_ray_serve.reports import public_url
 from countersign_ray_serve.rollout import Observation, advance, heal_router
@@ -105,7 +106,7 @@ class Reconciler:
         except RayUnreachable as error:
             return Observation(at=time.time(), trouble=(Reason.UNREACHABLE, str(error)))
         except RayRefused as error:
-            return Observation(at=time.time(), trouble=(Reason.CONFIG_REFUSED, str(error)))
+            return Observation(at=time.time(), trouble=(Reason.CONFIG_REFUSED, tail(str(error))))
         apps = observe(wanted, details)
         proven = await self._prove(state, apps)
         return Observation(at=time.time(), apps=apps, proven=proven)

