@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import structlog
 from fastapi import APIRouter, FastAPI
 from prometheus_fastapi_instrumentator import Instrumentator
 
 from app.bootstrap import Gateway, open_gateway
+from app.proxy.asgi import Event, Receive, Scope, Send
 from app.routers import aliases, deployments, operations, promotions, records, resolution
 from app.routers.problems import install_problem_handlers
 from app.settings import Settings
 from app.telemetry import new_request_id
-
-Scope = MutableMapping[str, Any]
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
 
 OURS = re.compile(r"/(?:control|console|auth|\.well-known|livez|readyz|metrics)(?:/.*)?", re.DOTALL)
 """Paths that are ours; every other one is MLflow's."""

@@ -25,7 +25,10 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RegisteredModel:
-    """A model as MLflow holds it. ``created_at`` is in milliseconds since the epoch; ``aliases`` maps alias to version."""
+    """A model as MLflow holds it.
+
+    ``created_at`` is in milliseconds since the epoch; ``aliases`` maps alias to version.
+    """
 
     name: str
     created_at: int
@@ -43,7 +46,10 @@ class ModelVersion:
 
 
 class ModelRegistry(Protocol):
-    """MLflow's registry, reached past the gateway. Every method raises ``UpstreamUnavailable`` when MLflow does not answer."""
+    """MLflow's registry, reached past the gateway.
+
+    Every method raises ``UpstreamUnavailable`` when MLflow does not answer.
+    """
 
     async def get_model(self, name: str) -> RegisteredModel:
         """Raises ``NotFound``, naming the model."""

@@ -19,7 +19,19 @@ from app.domain.access import Role
 from app.domain.errors import InvalidConfiguration
 
 LOOPBACK_HOSTS = {"127.0.0.1", "::1", "localhost"}
-ASYMMETRIC_ALGORITHMS = {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"}
+ASYMMETRIC_ALGORITHMS = {
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+    "Ed25519",
+}
 
 CommaSeparated = Annotated[list[str], NoDecode]
 
@@ -36,7 +48,7 @@ class Settings(BaseSettings):
 
     upstream_url: str = Field(description="MLflow's own address, which only the gateway and the worker may reach.")
     artifacts_destination: str = Field(
-        description="What `mlflow server --artifacts-destination` was given: an absolute path, a file: URI or an s3:// URI."
+        description="MLflow's `--artifacts-destination`: an absolute path, a file:/// URI or an s3:// URI."
     )
     upstream_timeout_s: float = Field(default=120, gt=0, description="Seconds MLflow may take to begin an answer.")
     max_json_body: int = Field(
@@ -48,7 +60,9 @@ class Settings(BaseSettings):
     oidc_algorithms: CommaSeparated = Field(default=["RS256", "ES256"], description="Signature algorithms, pinned.")
     oidc_groups_claim: str = Field(default="groups", description="The claim that lists a principal's groups.")
     oidc_username_claim: str = Field(default="preferred_username", description="The claim shown as a principal's name.")
-    oidc_leeway_s: int = Field(default=30, ge=0, le=300, description="Seconds of clock difference tolerated in a token.")
+    oidc_leeway_s: int = Field(
+        default=30, ge=0, le=300, description="Seconds of clock difference tolerated in a token."
+    )
     roles: dict[Role, list[str]] = Field(
         default={}, description='JSON: role to groups, as {"approver": ["ml-leads"], "viewer": ["*"]}.'
     )

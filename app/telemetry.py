@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 PROXY_REQUESTS = Counter(
     "countersign_proxy_requests_total", "Requests to MLflow's paths.", ["route_class", "decision", "status"]
 )
-PROXY_SECONDS = Histogram("countersign_proxy_request_seconds", "Seconds per request to MLflow's paths.", ["route_class"])
+PROXY_SECONDS = Histogram(
+    "countersign_proxy_request_seconds", "Seconds per request to MLflow's paths.", ["route_class"]
+)
 DENIALS = Counter("countersign_denials_total", "Requests that were refused.", ["problem"])
 JOBS = Counter("countersign_jobs_total", "Jobs the worker ran.", ["task", "outcome"])
 DELIVERIES = Counter("countersign_delivery_attempts_total", "Attempts to deliver a webhook.", ["target", "outcome"])

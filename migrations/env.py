@@ -1,4 +1,4 @@
-"""Runs migrations on an async connection, one process at a time, giving up on a lock rather than stopping the service."""
+"""Runs migrations, one process at a time, giving up on a lock rather than stopping the service."""
 
 from __future__ import annotations
 

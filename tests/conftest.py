@@ -70,6 +70,30 @@ def issuer() -> Iterator[Issuer]:
         yield issuer
 
 
+@pytest.fixture(scope="session")
+def service(
+    postgres: Callable[[str], str],
+    template_database: str,
+    mlflow_server: MlflowServer,
+    issuer: Issuer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Countersign]:
+    """A gateway and a worker that many tests share, each with models of its own."""
+    _administer(postgres, f"CREATE DATABASE shared TEMPLATE {template_database}")
+    environment = environment_for(
+        database_url=postgres("shared"),
+        upstream_url=mlflow_server.url,
+        artifacts=mlflow_server.artifacts,
+        issuer=issuer,
+    )
+    service = Countersign(environment, tmp_path_factory.mktemp("service"), issuer)
+    service.run("migrate")
+    service.start("gateway")
+    service.start("worker")
+    yield service
+    service.stop()
+
+
 @pytest.fixture
 def countersign(
     database_url: str, mlflow_server: MlflowServer, issuer: Issuer, tmp_path: Path

@@ -40,7 +40,9 @@ class Issuer:
         )
         await send({"type": "http.response.body", "body": json.dumps(document).encode()})
 
-    def claims(self, subject: str = "somebody", *, groups: list[str] | None = None, **changed: object) -> dict[str, Any]:
+    def claims(
+        self, subject: str = "somebody", *, groups: list[str] | None = None, **changed: object
+    ) -> dict[str, Any]:
         """Good claims; a change to ``None`` leaves one out."""
         claims: dict[str, object] = {
             "iss": self.url,

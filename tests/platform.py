@@ -1,4 +1,6 @@
-"""The real parts, started by the tests: PostgreSQL, an MLflow server, gateways and workers as processes of their own."""
+"""The real parts, started by the tests: PostgreSQL, an MLflow server, gateways and workers as processes of their
+own.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ class MlflowServer:
         """A model whose versions are real folders of artifacts, told apart by their content."""
         if httpx.post(f"{self.url}/api/2.0/mlflow/registered-models/create", json={"name": model}).status_code >= 500:
             raise AssertionError("MLflow does not answer")
-        experiment = self.call("POST", "experiments/create", {"name": f"{model}-{time.monotonic_ns()}"})["experiment_id"]
+        experiment = self.call("POST", "experiments/create", {"name": f"{model}-{time.monotonic_ns()}"})[
+            "experiment_id"
+        ]
         for _ in range(versions):
             run = self.call("POST", "runs/create", {"experiment_id": experiment, "start_time": 1})["run"]["info"]
             root = run["artifact_uri"] + "/model"

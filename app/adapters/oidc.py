@@ -1,7 +1,7 @@
 """Verifies access tokens of the configured OpenID provider: signature, issuer, audience, time; algorithms pinned.
 
-Rules: RFC 9068 section 4 and RFC 8725 (JSON Web Token Best Current Practices). The provider's keys are kept, fetched again
-when they are old or when a token names one that is not among them, and used on while the provider is away.
+Rules: RFC 9068 section 4 and RFC 8725 (JSON Web Token Best Current Practices). The provider's keys are kept, fetched
+again when they are old or when a token names one that is not among them, and used on while the provider is away.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class OidcProvider:
 
     def _principal(self, claims: dict[str, Any]) -> Principal:
         listed = claims.get(self._trusted.groups_claim, [])
-        groups = frozenset(item for item in listed if isinstance(item, str)) if isinstance(listed, list) else frozenset()
+        groups = (
+            frozenset(item for item in listed if isinstance(item, str)) if isinstance(listed, list) else frozenset()
+        )
         subject = str(claims["sub"])
         name = claims.get(self._trusted.username_claim)
         return Principal(
@@ -197,5 +199,5 @@ class _Keys:
                     raise ValueError("the document is too large")
         document = httpx.Response(200, content=body).json()
         if not isinstance(document, dict):
-            raise ValueError("the document is not an object")
+            raise TypeError("the document is not an object")
         return document

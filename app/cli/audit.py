@@ -17,7 +17,9 @@ from app.domain.errors import InvalidInput
 
 audit = typer.Typer(help="The audit log, and whether it is intact.", no_args_is_help=True)
 
-Exported = Annotated[Path | None, typer.Option("--file", help="An export; else the database (COUNTERSIGN_DATABASE_URL).")]
+Exported = Annotated[
+    Path | None, typer.Option("--file", help="An export; else the database (COUNTERSIGN_DATABASE_URL).")
+]
 
 
 @audit.command()

@@ -50,12 +50,12 @@ def up(
 
 def _run(data_dir: Path, host: str, port: int, with_ray: bool, console: Console) -> None:
     # Imported here: other commands must start without what only this one needs.
-    from app.embedded.environment import locked, open_data_folder, require_packages
-    from app.embedded.ports import require_free
+    from app.embedded.environment import locked, open_data_folder, require_packages  # noqa: PLC0415
+    from app.embedded.ports import require_free  # noqa: PLC0415
 
     require_packages(with_ray=with_ray)
-    from app.embedded.processes import stop_leftovers
-    from app.embedded.stack import Stack, make_plan
+    from app.embedded.processes import stop_leftovers  # noqa: PLC0415
+    from app.embedded.stack import Stack, make_plan  # noqa: PLC0415
 
     folder = open_data_folder(data_dir)
     with locked(folder):

@@ -1,9 +1,10 @@
 """The audit log: append-only entries in a hash chain, verifiable from an export without our server.
 
-The hash of an entry is the SHA-256 of the previous entry's hash (64 hexadecimal digits; zeros before the first), a newline
-and the entry as canonical JSON: keys sorted, no white space, UTF-8. Entries hold text, whole numbers, booleans, null, lists
-and objects with ASCII keys only; for those, this is RFC 8785. A changed, removed, inserted or reordered entry breaks every
-hash after it. Removing entries from the end is not seen by the chain alone: keep the last hash elsewhere.
+The hash of an entry is the SHA-256 of the previous entry's hash (64 hexadecimal digits; zeros before the first), a
+newline and the entry as canonical JSON: keys sorted, no white space, UTF-8. Entries hold text, whole numbers,
+booleans, null, lists and objects with ASCII keys only; for those, this is RFC 8785. A changed, removed, inserted or
+reordered entry breaks every hash after it. Removing entries from the end is not seen by the chain alone: keep the
+last hash elsewhere.
 """
 
 from __future__ import annotations

@@ -17,7 +17,10 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message. ``id`` is the ``webhook-id``: the same over all attempts, so that a receiver can tell a repetition."""
+    """One message.
+
+    ``id`` is the ``webhook-id``: the same over all attempts, so that a receiver can tell a repetition.
+    """
 
     id: str
     target: str

@@ -1,7 +1,7 @@
 """Deployments: desired and observed state of one model on one target, with a generation.
 
-The generation counts up by one each time the desired state changes, in the transaction that changes it. A deployer reports what
-it observed for a generation; reports that are late or out of order change nothing.
+The generation counts up by one each time the desired state changes, in the transaction that changes it. A deployer
+reports what it observed for a generation; reports that are late or out of order change nothing.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Report:
 def observed(deployment: Deployment, report: Report, *, at: datetime) -> Deployment | None:
     """The deployment after a report; ``None`` when the report is late and changes nothing.
 
-    A report counts only for the generation that is desired now, and only if its sequence is higher than the last one seen: status
-    callbacks are retried and may overtake each other.
+    A report counts only for the generation that is desired now, and only if its sequence is higher than the last one
+    seen: status callbacks are retried and may overtake each other.
     """
     if report.generation != deployment.generation or report.observed_generation != deployment.generation:
         return None

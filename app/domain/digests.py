@@ -1,10 +1,10 @@
-"""The tree digest: one SHA-256 over every file of a model version's artifacts.
+r"""The tree digest: one SHA-256 over every file of a model version's artifacts.
 
 The algorithm, so that anybody can check it: for each file, in the order of its path as UTF-8 bytes, the line
-``<sha256 of the content in lower-case hex>  <path relative to the root, "/" between folders>\\n``; the digest is
+``<sha256 of the content in lower-case hex>  <path relative to the root, "/" between folders>\n``; the digest is
 ``sha256:`` and the SHA-256 of all lines together. On a local copy it is the same as::
 
-    find . -type f -printf '%P\\n' | LC_ALL=C sort | xargs -d '\\n' sha256sum | sha256sum
+    find . -type f -printf '%P\n' | LC_ALL=C sort | xargs -d '\n' sha256sum | sha256sum
 """
 
 from __future__ import annotations

@@ -16,7 +16,13 @@ def timestamp(moment: datetime) -> str:
 
 
 def deployment_requested(
-    *, event_id: str, source: str, deployment: Deployment, promotion: Promotion, previous: Deployment | None, deadline_s: int
+    *,
+    event_id: str,
+    source: str,
+    deployment: Deployment,
+    promotion: Promotion,
+    previous: Deployment | None,
+    deadline_s: int,
 ) -> dict[str, object]:
     """What a deployer is asked to do. The URI is physical and pinned: a deployer never looks an alias up again."""
     return {
@@ -46,9 +52,7 @@ def deployment_requested(
                 "id": promotion.id,
                 "requested_by": promotion.requested_by_name,
                 "approved_by": [
-                    decision.principal_name
-                    for decision in promotion.decisions
-                    if decision.outcome is Outcome.APPROVE
+                    decision.principal_name for decision in promotion.decisions if decision.outcome is Outcome.APPROVE
                 ],
             },
             "callback": {"url": f"{source}/control/v1/deployments/{deployment.id}/status"},

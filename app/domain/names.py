@@ -1,7 +1,7 @@
 """Names of models, versions and aliases, and ``models:/`` URIs, in the one spelling that is accepted.
 
-MLflow takes several spellings for one version (``"02"``, ``" 2 "``, ``"٢"``) and alias names in any script, with a trailing
-newline even (measured on 3.17). What is promoted is compared and recorded, so each name has one spelling here.
+MLflow takes several spellings for one version (``"02"``, ``" 2 "``, ``"٢"``) and alias names in any script, with a
+trailing newline even (measured on 3.17). What is promoted is compared and recorded, so each name has one spelling here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def check_version(value: str, *, field: str = "version") -> str:
         InvalidInput: otherwise.
     """
     if not _VERSION.fullmatch(value) or not value.isascii():
-        raise InvalidInput(field, "expected a whole number from 1, as in \"7\"")
+        raise InvalidInput(field, 'expected a whole number from 1, as in "7"')
     return value
 
 

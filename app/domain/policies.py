@@ -78,7 +78,9 @@ def policy_for(policies: Iterable[Policy], model: str, alias: str) -> Policy | N
     break a tie, so that the answer never depends on order.
     """
     protecting = [policy for policy in policies if policy.protects(model, alias)]
-    return max(protecting, key=lambda policy: (_weight(policy.models), _weight(policy.alias), policy.name), default=None)
+    return max(
+        protecting, key=lambda policy: (_weight(policy.models), _weight(policy.alias), policy.name), default=None
+    )
 
 
 def _weight(pattern: str) -> tuple[bool, int]:
@@ -128,8 +130,8 @@ class RuleStatus:
 def assess(rules: Iterable[ApprovalRule], approvals: Iterable[Approval]) -> tuple[RuleStatus, ...]:
     """Assign approvals to rules so that as many places as possible are filled, each person counting once.
 
-    This is a maximum bipartite matching (augmenting paths): a greedy choice could use up, for an easy rule, the only person
-    who can satisfy a hard one.
+    This is a maximum bipartite matching (augmenting paths): a greedy choice could use up, for an easy rule, the only
+    person who can satisfy a hard one.
     """
     rules = tuple(rules)
     given = {approval.principal_id: approval for approval in approvals}

@@ -1,7 +1,7 @@
 """What each error means at the edge: problem type, title, HTTP status and MLflow's error code.
 
-``/control/v1`` shows RFC 9457 problems, MLflow's own paths show MLflow's shape. Both read this table, which is total over
-the family of ``app/domain/errors.py`` (``tests/architecture`` holds it so).
+``/control/v1`` shows RFC 9457 problems, MLflow's own paths show MLflow's shape. Both read this table, which is total
+over the family of ``app/domain/errors.py`` (``tests/architecture`` holds it so).
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ PROBLEMS: Mapping[type[errors.CountersignError], Problem] = {
     errors.Unsupported: Problem("unsupported", "Not offered", 501, "NOT_IMPLEMENTED"),
     errors.Unresolvable: Problem("unresolvable", "No physical address", 422, "INVALID_PARAMETER_VALUE"),
     errors.Unavailable: Problem("unavailable", "A part does not answer", 503, "TEMPORARILY_UNAVAILABLE"),
-    errors.UpstreamUnavailable: Problem("upstream-unavailable", "MLflow does not answer", 503, "TEMPORARILY_UNAVAILABLE"),
+    errors.UpstreamUnavailable: Problem(
+        "upstream-unavailable", "MLflow does not answer", 503, "TEMPORARILY_UNAVAILABLE"
+    ),
 }
 
 

@@ -1,7 +1,7 @@
 """The promotion: the request that one version become the holder of one alias, and everything that follows.
 
-``MOVES`` is the one table of legal moves; ``moved`` is the one function that makes a move. The database refuses the others
-too (``migrations/``), so a bug here cannot write an illegal history.
+``MOVES`` is the one table of legal moves; ``moved`` is the one function that makes a move. The database refuses the
+others too (``migrations/``), so a bug here cannot write an illegal history.
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ class Decision:
 class Promotion:
     """One promotion. What it pins is set when it is made and never changes; only ``state`` and what follows from it do.
 
-    ``digest`` is ``sha256:`` and 64 hexadecimal digits (``app/domain/digests.py``). ``uri`` is physical and ends in a slash.
-    ``model_created_at`` tells a model apart from another that was created under the same name later (MLflow restarts the
-    version numbers then), in milliseconds since the epoch as MLflow gives it.
+    ``digest`` is ``sha256:`` and 64 hexadecimal digits (``app/domain/digests.py``). ``uri`` is physical and ends in a
+    slash. ``model_created_at`` tells a model apart from another that was created under the same name later (MLflow
+    restarts the version numbers then), in milliseconds since the epoch as MLflow gives it.
     """
 
     id: str

@@ -19,13 +19,14 @@ def artifact_root(source_uri: str) -> str:
     """The path below the artifacts destination that a proxied source names, as ``1/models/m-…/artifacts``.
 
     Raises:
-        Unresolvable: the source is of another kind, names a foreign host, or is not in the one spelling that is accepted
+        Unresolvable: the source is of another kind, names a foreign host, or is not in the one spelling that is
+        accepted
             (MLflow itself percent-decodes such paths up to ten times).
     """
     if source_uri.startswith("runs:/"):
         raise Unresolvable(
-            f"{source_uri} is looked up again at every load and can come to mean other bytes; register the model again from "
-            "the run (mlflow.register_model), which pins it."
+            f"{source_uri} is looked up again at every load and can come to mean other bytes; register the model "
+            "again from the run (mlflow.register_model), which pins it."
         )
     if not source_uri.startswith(_PROXIED) or source_uri.startswith("mlflow-artifacts://"):
         raise Unresolvable(f"{source_uri} is not below the artifacts destination of this MLflow server.")
@@ -44,7 +45,8 @@ def physical_uri(source_uri: str, *, destination: str) -> str:
 
     Args:
         source_uri: what ``model-versions/get-download-uri`` answered.
-        destination: the server's ``--artifacts-destination``: an absolute path, ``file:///…`` or ``s3://bucket/prefix``.
+        destination: the server's ``--artifacts-destination``: an absolute path, ``file:///…`` or
+        ``s3://bucket/prefix``.
 
     Raises:
         Unresolvable: see ``artifact_root``.

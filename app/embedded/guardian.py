@@ -1,7 +1,7 @@
 """The process that stops everything when `countersign up` itself is killed and cannot.
 
-It waits on a pipe whose other end only `countersign up` holds. The kernel closes that end however `up` ends, so this works on
-every platform and for grandchildren too. A word on the pipe says that all is in order and nothing is left to do.
+It waits on a pipe whose other end only `countersign up` holds. The kernel closes that end however `up` ends, so this
+works on every platform and for grandchildren too. A word on the pipe says that nothing is left to do.
 """
 
 from __future__ import annotations

@@ -8,6 +8,9 @@ import secrets
 import sys
 from dataclasses import dataclass, field
 
+from authlib.common.errors import AuthlibBaseError  # type: ignore[import-untyped, unused-ignore]
+from authlib.integrations.requests_client import OAuth2Session  # type: ignore[import-untyped, unused-ignore]
+
 from app.domain.errors import Unavailable
 from app.embedded.environment import DataFolder, secret
 from app.embedded.ports import LOOPBACK
@@ -34,6 +37,8 @@ SERVICE_GROUPS = "services"
 
 AUDIENCE = "countersign"
 CLIENT = "countersign-cli"
+PUBLIC = "none"
+"""A public client shows no secret (RFC 7591 section 2)."""
 SCOPES = "openid profile email groups"
 TOKEN_LIFETIME_S = 8 * 60 * 60
 
@@ -87,11 +92,8 @@ async def sign_in(folder: DataFolder, issuer: str) -> dict[str, Person]:
 
 
 def _sign_in(folder: DataFolder, issuer: str) -> dict[str, Person]:
-    from authlib.common.errors import AuthlibBaseError  # type: ignore[import-untyped, unused-ignore]
-    from authlib.integrations.requests_client import OAuth2Session  # type: ignore[import-untyped, unused-ignore]
-
     people = {}
-    with OAuth2Session(CLIENT, token_endpoint_auth_method="none", scope=SCOPES) as session:
+    with OAuth2Session(CLIENT, token_endpoint_auth_method=PUBLIC, scope=SCOPES) as session:
         session.trust_env = False
         try:
             endpoint = session.get(f"{issuer}/.well-known/openid-configuration", withhold_token=True, timeout=30)

@@ -1,36 +1,49 @@
 """Canaille, an OpenID provider, with the demo people and clients in it. Runs as a process of its own.
 
-Canaille is used as published: this module writes its configuration, makes sure that people, groups and clients exist, and serves
-it with Hypercorn.
+Canaille is used as published: this module writes its configuration, makes sure that people, groups and clients exist,
+and serves it with Hypercorn.
 """
+
+# ruff: noqa: ANN401  # Canaille has no types
 
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
 import json
+import os
 import secrets
 import sys
 from pathlib import Path
 from typing import Any
+
+import tomlkit
+from asgiref.wsgi import WsgiToAsgi
+from canaille.app import models  # type: ignore[import-untyped, unused-ignore]
+from canaille.backends import Backend  # type: ignore[import-untyped, unused-ignore]
+from canaille.hypercorn.app import create_app  # type: ignore[import-untyped, unused-ignore]
+from hypercorn.asyncio import serve as serve_asgi
+from hypercorn.config import Config
+from joserfc.jwk import RSAKey
 
 from app.embedded.environment import DataFolder, secret, write_atomically
 from app.embedded.identity import (
     AUDIENCE,
     CLIENT,
     PEOPLE,
+    PUBLIC,
     SCOPES,
     TOKEN_LIFETIME_S,
     password_of,
 )
 from app.embedded.ports import LOOPBACK
 
+ALGORITHM = "RS256"
+"""Canaille signs access tokens as it signs ID tokens."""
+
 
 def write_configuration(folder: DataFolder, port: int) -> Path:
     """Canaille's TOML. The signing key and the session key are kept, so that a restart invalidates nothing."""
-    import tomlkit
-    from joserfc.jwk import RSAKey
-
     _, key = secret(folder, "identity-key.jwk", lambda: json.dumps(RSAKey.generate_key(2048).as_dict(private=True)))
     _, session_key = secret(folder, "identity-session.key", lambda: secrets.token_urlsafe(32))
     configuration = {
@@ -64,10 +77,6 @@ def write_configuration(folder: DataFolder, port: int) -> Path:
 
 def create_provider(configuration: Path) -> Any:
     """The Flask application, its database migrated."""
-    import os
-
-    from canaille.hypercorn.app import create_app  # type: ignore[import-untyped, unused-ignore]
-
     os.environ["CANAILLE_CONFIG"] = str(configuration)
     # Without this it would look for a mail server on this machine, and TOML has no way to say none.
     return create_app(config={"CANAILLE": {"SMTP": None}}, wrap_asgi=False)
@@ -75,8 +84,6 @@ def create_provider(configuration: Path) -> Any:
 
 def provision(application: Any, folder: DataFolder) -> None:
     """Make sure that demo people, groups and clients exist, with the passwords kept in the data folder."""
-    from canaille.backends import Backend  # type: ignore[import-untyped, unused-ignore]
-
     with application.app_context(), Backend.instance.session():
         for name, group in PEOPLE.items():
             person = _person(name, password_of(folder, name))
@@ -85,8 +92,8 @@ def provision(application: Any, folder: DataFolder) -> None:
         _client(
             CLIENT,
             client_name="Countersign command line",
-            token_endpoint_auth_method="none",
-            id_token_signed_response_alg="RS256",  # of access tokens too
+            token_endpoint_auth_method=PUBLIC,
+            id_token_signed_response_alg=ALGORITHM,
             # No grant that issues ID tokens: Canaille gives them the audience of access tokens, and the gateway tells
             # the two apart by audience alone.
             grant_types=["password", "refresh_token"],
@@ -101,8 +108,6 @@ def secret_of(folder: DataFolder, client: str) -> str:
 
 
 def _person(name: str, password: str) -> Any:
-    from canaille.app import models  # type: ignore[import-untyped, unused-ignore]
-    from canaille.backends import Backend  # type: ignore[import-untyped, unused-ignore]
 
     person = Backend.instance.get(models.User, user_name=name)
     if person is None:
@@ -116,8 +121,6 @@ def _person(name: str, password: str) -> Any:
 
 
 def _membership(group_name: str, person: Any) -> None:
-    from canaille.app import models  # type: ignore[import-untyped, unused-ignore]
-    from canaille.backends import Backend  # type: ignore[import-untyped, unused-ignore]
 
     group = Backend.instance.get(models.Group, display_name=group_name)
     if group is None:
@@ -128,12 +131,10 @@ def _membership(group_name: str, person: Any) -> None:
 
 
 def _client(client_id: str, *, audience: list[Any] | None = None, **attributes: Any) -> Any:
-    from canaille.app import models  # type: ignore[import-untyped, unused-ignore]
-    from canaille.backends import Backend  # type: ignore[import-untyped, unused-ignore]
 
     client = Backend.instance.get(models.Client, client_id=client_id)
     if client is None:
-        client = models.Client(client_id=client_id, client_id_issued_at=datetime.datetime.now(datetime.UTC))
+        client = models.Client(client_id=client_id, client_id_issued_at=dt.datetime.now(dt.UTC))
     for name, value in {"grant_types": [], "response_types": [], "redirect_uris": [], **attributes}.items():
         setattr(client, name, value)
     Backend.instance.save(client)
@@ -144,10 +145,6 @@ def _client(client_id: str, *, audience: list[Any] | None = None, **attributes: 
 
 def serve(folder: DataFolder, port: int) -> None:
     """Serve until SIGTERM."""
-    from asgiref.wsgi import WsgiToAsgi
-    from hypercorn.asyncio import serve as serve_asgi
-    from hypercorn.config import Config
-
     application = create_provider(write_configuration(folder, port))
     provision(application, folder)
     config = Config()

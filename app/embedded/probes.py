@@ -17,8 +17,9 @@ async def answers(url: str, headers: Mapping[str, str] | None = None, *, timeout
 
 
 def _answers(url: str, headers: Mapping[str, str], timeout_s: float) -> bool:
+    request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310  # our own addresses only
     try:
-        with _DIRECT.open(urllib.request.Request(url, headers=dict(headers)), timeout=timeout_s) as response:
+        with _DIRECT.open(request, timeout=timeout_s) as response:
             return bool(response.status < 300)
     except (urllib.error.URLError, http.client.HTTPException, OSError):
         return False

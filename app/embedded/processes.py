@@ -1,7 +1,7 @@
 """Which processes run for a data folder, written down so that whoever comes next can stop them.
 
-``processes.json`` names each process by number and by the time it was created: a number alone is given away again. Processes
-that these started in turn are known by the mark in their environment.
+``processes.json`` names each process by number and by the time it was created: a number alone is given away again.
+Processes that these started in turn are known by the mark in their environment.
 """
 
 from __future__ import annotations

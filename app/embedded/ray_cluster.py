@@ -21,7 +21,7 @@ TARGET = "ray"
 CPUS = 8
 """What Ray may hand out. Replicas of small models reserve a part of a processor each, and wait more than they work."""
 OBJECT_STORE_BYTES = 200_000_000
-_LONGEST_TEMPORARY_FOLDER = 103 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+LONGEST_TEMPORARY_FOLDER = 103 - len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 _PORT_OPTIONS = (
     "port",
     "dashboard-port",
@@ -65,7 +65,7 @@ def ray_addresses(ports: Ports) -> RayAddresses:
 def ray_part(folder: DataFolder, addresses: RayAddresses) -> Part:
     """The Ray head. It takes about ten seconds."""
     # Ray opens its own folder to everybody: the private one above it keeps them out.
-    temporary = short_directory(folder.ray / "t", _LONGEST_TEMPORARY_FOLDER)
+    temporary = short_directory(folder.ray_temporary, LONGEST_TEMPORARY_FOLDER)
     token_file, token = _token(folder)
 
     async def has_dashboard() -> bool:
@@ -84,7 +84,7 @@ def ray_part(folder: DataFolder, addresses: RayAddresses) -> Part:
         environment={
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token_file),
-            # On Linux Ray takes 127.0.0.1 for a mistake and listens on all interfaces, unless told that there is one node.
+            # On Linux Ray takes 127.0.0.1 for a mistake and listens on all interfaces, unless told of a single node.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             # Otherwise it waits half a minute for work to drain.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",

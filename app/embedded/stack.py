@@ -1,4 +1,4 @@
-"""The composition of `countersign up`: which part needs which, in what order they start, and what is written when all run."""
+"""The composition of `countersign up`: which part needs which, and what is written once all run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 
 from app.domain.errors import Unavailable
 from app.embedded.connection import Connection
-from app.embedded.environment import DataFolder, child_environment
+from app.embedded.environment import DataFolder, child_environment, drop_short_directory
 from app.embedded.guardian import FAREWELL
 from app.embedded.identity import (
     TOKEN_LIFETIME_S,
@@ -25,15 +25,23 @@ from app.embedded.identity import (
 )
 from app.embedded.mlflow_server import mlflow_part
 from app.embedded.ports import LOOPBACK, Ports
-from app.embedded.postgres import Cluster, create_database, postgres_part, prepare_cluster
+from app.embedded.postgres import LONGEST_SOCKET_FOLDER, Cluster, create_database, postgres_part, prepare_cluster
 from app.embedded.probes import answers
 from app.embedded.processes import GUARDIAN, ProcessTable
-from app.embedded.ray_cluster import TARGET, RayAddresses, deployer_part, ray_addresses, ray_part, target_document
+from app.embedded.ray_cluster import (
+    LONGEST_TEMPORARY_FOLDER,
+    TARGET,
+    RayAddresses,
+    deployer_part,
+    ray_addresses,
+    ray_part,
+    target_document,
+)
 from app.embedded.supervisor import Part, Supervisor
 
 COUNTERSIGN = (sys.executable, "-P", "-m", "app.cli")
 PATIENCE_FOR_ISSUER_S = 5
-WILDCARDS = {"0.0.0.0": LOOPBACK, "::": "[::1]"}  # compared with, not listened on
+WILDCARDS = {"0.0.0.0": LOOPBACK, "::": "[::1]"}  # noqa: S104  # compared with, not listened on
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +127,8 @@ class Stack:
             chore.cancel()
         self.plan.folder.connection_file.unlink(missing_ok=True)
         await self._supervisor.stop()
+        drop_short_directory(self.plan.folder.postgres, LONGEST_SOCKET_FOLDER)
+        drop_short_directory(self.plan.folder.ray_temporary, LONGEST_TEMPORARY_FOLDER)
         self._table.clear()
         if self._guardian is not None and self._guardian.stdin is not None:
             with contextlib.suppress(ConnectionError):

@@ -1,7 +1,7 @@
 """Child processes kept alive: started, watched, started again with back-off when they die, stopped in order.
 
-Each part has a session of its own, so that a Ctrl-C on the terminal reaches `countersign up` alone, which then stops the parts
-in the right order.
+Each part has a session of its own, so that a Ctrl-C on the terminal reaches `countersign up` alone, which then stops
+the parts in the right order.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ STEADY_S = 30.0
 """A part that ran this long is taken for healthy: its next restart is at once again."""
 LONGEST_LOG = 20 * 1024 * 1024
 LOG_CHECK_S = 60.0
+_TELLING = ("error", "fatal", "could not", "cannot", "denied", "refused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Part:
     folder: Path
     stop_signal: signal.Signals = signal.SIGTERM
     user: int | None = None
-    ready_within_s: float = 90
+    ready_within_s: float = 240
     before_start: Callable[[], None] = lambda: None
 
 
@@ -62,7 +63,7 @@ class Supervisor:
         """Start ``part`` and return when it is ready; from then on it is kept running.
 
         Raises:
-            Unavailable: it ended or was not ready in time; the message names its log and quotes the last line.
+            Unavailable: it ended or was not ready in time; the message names its log and quotes the reason.
         """
         began = time.monotonic()
         rotate(part.log)
@@ -76,7 +77,7 @@ class Supervisor:
         """Run a command to its end.
 
         Raises:
-            Unavailable: it failed; the message names its log and quotes the last line.
+            Unavailable: it failed; the message names its log and quotes the reason.
         """
         log = logs / f"{name}.log"
         rotate(log)
@@ -94,7 +95,7 @@ class Supervisor:
         status = await process.wait()
         self._table.remove(name)
         if status != 0:
-            raise Unavailable(f"`countersign {name}` failed: {last_line(log)} (see {log})")
+            raise Unavailable(f"`countersign {name}` failed: {reason_in(log)} (see {log})")
 
     async def watch_logs(self) -> None:
         """Keep every log within its bound for as long as this runs."""
@@ -139,11 +140,10 @@ class Supervisor:
         deadline = time.monotonic() + part.ready_within_s
         while not await part.is_ready():
             if process.returncode is not None:
-                raise Unavailable(f"{part.title} did not start: {last_line(part.log)} (see {part.log})")
+                raise Unavailable(f"{part.title} did not start: {reason_in(part.log)} (see {part.log})")
             if time.monotonic() > deadline:
-                raise Unavailable(
-                    f"{part.title} was not ready within {part.ready_within_s:.0f} s: {last_line(part.log)} (see {part.log})"
-                )
+                waited = f"{part.ready_within_s:.0f} s"
+                raise Unavailable(f"{part.title} was not ready within {waited}: {reason_in(part.log)} (see {part.log})")
             await asyncio.sleep(0.1)
 
     async def _keep(self, part: Part, process: asyncio.subprocess.Process) -> None:
@@ -156,7 +156,9 @@ class Supervisor:
             if time.monotonic() - began > STEADY_S:
                 delays = back_off()
             delay = next(delays)
-            self._say(f"{part.title} ended ({describe_end(status)}): starting it again in {delay:.1f} s")
+            self._say(
+                f"{part.title} ended ({describe_end(status)}): starting it again in {delay:.1f} s (log: {part.log})"
+            )
             # What it had started may still hold its port or its files.
             await asyncio.to_thread(_sweep, self._table.mark_of(part.name))
             await asyncio.sleep(delay)
@@ -213,11 +215,13 @@ def bound(log: Path, longest: int = LONGEST_LOG) -> None:
         os.truncate(log, 0)
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
+def reason_in(log: Path) -> str:
+    """The line near the end of a log that most likely says why its writer ended."""
     try:
         text = log.read_bytes()[-8192:].decode(errors="replace")
     except OSError:
         return "it left no log"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it wrote nothing"
+    # SQLAlchemy ends its errors with a line in parentheses that only points to its documentation.
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("(")]
+    telling = [line for line in lines if any(word in line.lower() for word in _TELLING)]
+    return (telling or lines or ["it wrote nothing"])[-1][:300]

@@ -55,7 +55,9 @@ def public(reason: str) -> Callable[[Endpoint], Endpoint]:
     return mark
 
 
-async def _principal(request: Request, services: ServicesOf, _token: Annotated[object, Depends(_documented)]) -> Principal:
+async def _principal(
+    request: Request, services: ServicesOf, _token: Annotated[object, Depends(_documented)]
+) -> Principal:
     principal = await services.authentication.authenticate(request.headers.raw)
     # For the error handler, which tells the audit log who was refused.
     request.state.principal = principal

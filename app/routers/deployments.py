@@ -44,7 +44,7 @@ async def get_deployment(deployment_id: str, services: ServicesOf) -> Deployment
 @router.post("/deployments/{deployment_id}/status", response_model=Taken, tags=["deployments"])
 @public("deployers sign the call itself (Standard Webhooks), with the secret of their target")
 async def report_status(deployment_id: str, request: Request, services: ServicesOf) -> Taken:
-    """A deployer's report: a CloudEvent `countersign.deployment.status.v1`, signed with the target's callback secret."""
+    """A deployer's report: a CloudEvent `countersign.deployment.status.v1`, signed with its target's secret."""
     body = await request.body()
     await services.callbacks.verify(deployment_id, request.headers, body)
     try:

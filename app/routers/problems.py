@@ -70,9 +70,7 @@ async def _countersign_error(request: Request, error: Exception) -> JSONResponse
         await _record_denial(request, services, error)
     if row.status >= 500:
         _log.warning("request_failed", path=request.url.path, problem=row.slug, detail=error.message)
-    return problem_response(
-        row.status, row.title, error.message, slug=row.slug, members=error.details, headers=headers
-    )
+    return problem_response(row.status, row.title, error.message, slug=row.slug, members=error.details, headers=headers)
 
 
 async def _record_denial(request: Request, services: Services, error: Forbidden) -> None:
@@ -81,7 +79,7 @@ async def _record_denial(request: Request, services: Services, error: Forbidden)
         await services.audit.record_denial(principal, what=f"{request.method} {request.url.path}", error=error)
     except CountersignError as failure:
         # The refusal stands though it cannot be recorded.
-        _log.error("denial_not_recorded", path=request.url.path, detail=failure.message)  # noqa: TRY400
+        _log.error("denial_not_recorded", path=request.url.path, detail=failure.message)
 
 
 async def _validation_error(_request: Request, error: Exception) -> JSONResponse:

@@ -51,7 +51,10 @@ class AuditPage(Answer):
 
 
 class VerificationAnswer(Answer):
-    """Whether the chain is intact. Keep `last_hash` elsewhere: it shows later whether entries were removed from the end."""
+    """Whether the chain is intact.
+
+    Keep `last_hash` elsewhere: it shows later whether entries were removed from the end.
+    """
 
     intact: bool
     entries: int

@@ -30,7 +30,7 @@ class Aliases:
         self._registry = registry
 
     async def get(self, model: str, alias: str, *, at: datetime | None = None) -> AliasState:
-        """The holder now, as our ledger knows it, else as MLflow does; or at a time in the past, as our ledger knows it.
+        """The holder now or at a time, as our ledger knows it; now, else, as MLflow does.
 
         Raises:
             NotFound: names the model or the alias.
@@ -50,7 +50,9 @@ class Aliases:
     async def _at(self, model: str, alias: str, at: datetime) -> AliasState:
         past = await self.history(model, alias, until=at, limit=1)
         if not past:
-            raise NotFound(f"No promotion had moved alias {alias} of model {model} at that time.", model=model, alias=alias)
+            raise NotFound(
+                f"No promotion had moved alias {alias} of model {model} at that time.", model=model, alias=alias
+            )
         return AliasState(model, alias, past[0].to_version, past[0].applied_at, past[0].id)
 
     async def history(

@@ -1,8 +1,8 @@
 """From approved to live: the steps the worker takes, each of which may be repeated and may be the last before a crash.
 
-Every step reads the row, does one thing, and writes the row on condition that it is as it was read. MLflow has no compare-and-set on
-aliases, so ours is: at most one promotion of an alias is in flight (an index holds it), the holder is read and compared right
-before the alias is set, and read back after.
+Every step reads the row, does one thing, and writes the row on condition that it is as it was read. MLflow has no
+compare-and-set on aliases, so ours is: at most one promotion of an alias is in flight (an index holds it), the holder
+is read and compared right before the alias is set, and read back after.
 """
 
 from __future__ import annotations
@@ -116,11 +116,15 @@ class Applying:
             return None
         if holder != promotion.from_version:
             was = f"version {promotion.from_version}" if promotion.from_version else "no version"
-            return _Stale(f"{promotion.alias} was held by {was} when this was asked for, and is by version {holder} now")
+            return _Stale(
+                f"{promotion.alias} was held by {was} when this was asked for, and is by version {holder} now"
+            )
         await self._registry.set_alias(promotion.model, promotion.alias, promotion.to_version)
         seen = (await self._registry.get_model(promotion.model)).aliases.get(promotion.alias)
         if seen != promotion.to_version:
-            return _Stale(f"{promotion.alias} was set and then read back as held by version {seen}: somebody else moved it")
+            return _Stale(
+                f"{promotion.alias} was set and then read back as held by version {seen}: somebody else moved it"
+            )
         return None
 
     async def _finish(self, promotion: Promotion) -> None:

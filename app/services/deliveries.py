@@ -61,9 +61,9 @@ class Deliveries:
         sent = replace(delivery, attempts=attempt.number)
         if attempt.status is not None and 200 <= attempt.status < 300:
             settled = replace(sent, state=DeliveryState.DELIVERED)
-        elif attempt.status is not None and is_final_refusal(attempt.status):
-            settled = replace(sent, state=DeliveryState.DEAD)
-        elif self._clock.now() - delivery.created_at > GIVE_UP_AFTER:
+        elif (
+            attempt.status is not None and is_final_refusal(attempt.status)
+        ) or self._clock.now() - delivery.created_at > GIVE_UP_AFTER:
             settled = replace(sent, state=DeliveryState.DEAD)
         else:
             wait = wait_before(attempt.number, chance=random.random(), retry_after_s=retry_after)  # noqa: S311  # jitter
@@ -113,5 +113,9 @@ class Deliveries:
         deployment_id = str(data["deployment_id"]) if isinstance(data, dict) else ""
         answer = f"answered {attempt.status}: {attempt.response[:300]}" if attempt.status else f"{attempt.error}"
         await self._deployments.give_up(
-            work, deployment_id, generation=delivery.generation, reason="DeliveryFailed", message=f"the deployer {answer}"
+            work,
+            deployment_id,
+            generation=delivery.generation,
+            reason="DeliveryFailed",
+            message=f"the deployer {answer}",
         )

@@ -1,7 +1,7 @@
 """What the door asks before it lets a change through to MLflow: does a promotion rest on it?
 
-Governed is a version that is being promoted to a protected alias, or holds one; with it its model, its run, its logged model
-and its bytes. One question of ``Guard``, one method here; the table at the end is total.
+Governed is a version that is being promoted to a protected alias, or holds one; with it its model, its run, its
+logged model and its bytes. One question of ``Guard``, one method here; the table at the end is total.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ class RegistryGuard:
         promotion, _ = await self._promotions.create(
             principal, model=model, alias=alias, version=version, reason="asked for through MLflow's API"
         )
+        link = link_to(self._public_url, promotion.id)
         raise PromotionRequired(
-            f"Alias '{alias}' of model '{model}' is protected by policy '{policy.name}' (revision {policy.revision}): it moves "
-            f"only through a promotion. {_where(promotion)} Follow it at {link_to(self._public_url, promotion.id)}",
+            f"{_protected(policy, model, alias)}: it moves only through a promotion. {_where(promotion)} Follow it at {link}",
             promotion=promotion.id,
             state=promotion.state.value,
-            link=link_to(self._public_url, promotion.id),
+            link=link,
         )
 
     async def _alias_delete(self, principal: Principal, fields: _Fields) -> Ruling:
@@ -97,9 +97,9 @@ class RegistryGuard:
             return Forward()
         async with self._unit_of_work() as work:
             holder = await work.aliases.get(model, alias)
+        by = f"; promotion {holder.promotion_id} put version {holder.version} there" if holder else ""
         raise Governed(
-            f"Alias '{alias}' of model '{model}' is protected by policy '{policy.name}' (revision {policy.revision}) and cannot be "
-            f"deleted{f'; promotion {holder.promotion_id} put version {holder.version} there' if holder else ''}.",
+            f"{_protected(policy, model, alias)} and cannot be deleted{by}.",
             policy=policy.name,
             promotion=holder.promotion_id if holder else None,
         )
@@ -111,10 +111,14 @@ class RegistryGuard:
     async def _version_delete(self, principal: Principal, fields: _Fields) -> Ruling:
         model, version = fields["name"], fields["version"]
         async with self._unit_of_work() as work:
-            _refuse(await work.aliases.governing_version(model, version), f"Version {version} of model '{model}'", "deleted")
+            _refuse(
+                await work.aliases.governing_version(model, version), f"Version {version} of model '{model}'", "deleted"
+            )
         for alias in await self._protected_aliases(model):
             if alias.version == version:
-                raise Governed(f"Version {version} of model '{model}' cannot be deleted: {alias.why}.", policy=alias.policy)
+                raise Governed(
+                    f"Version {version} of model '{model}' cannot be deleted: {alias.why}.", policy=alias.policy
+                )
         return Forward()
 
     async def _version_tag(self, principal: Principal, fields: _Fields) -> Ruling:
@@ -131,8 +135,8 @@ class RegistryGuard:
         for policy in policies:
             if policy.protects(fields["name"], policy.alias):
                 raise Governed(
-                    f"Model '{fields['name']}' is governed by policy '{policy.name}': stages, which MLflow has deprecated, would be "
-                    f"a second way to name what is in {policy.alias}. Use aliases.",
+                    f"Model '{fields['name']}' is governed by policy '{policy.name}': stages, which MLflow has "
+                    f"deprecated, would be a second way to name what is in {policy.alias}. Use aliases.",
                     policy=policy.name,
                 )
         return Forward()
@@ -155,8 +159,8 @@ class RegistryGuard:
             policy = await self._policy(new_name, alias)
             if policy:
                 raise Governed(
-                    f"Model '{model}' cannot be renamed to '{new_name}': its alias '{alias}' would be protected by policy "
-                    f"'{policy.name}' there without a promotion.",
+                    f"Model '{model}' cannot be renamed to '{new_name}': its alias '{alias}' would be protected "
+                    f"by policy '{policy.name}' there without a promotion.",
                     policy=policy.name,
                 )
         return Forward()
@@ -167,7 +171,9 @@ class RegistryGuard:
         if not location:
             return Forward()
         if not location.startswith("mlflow-artifacts:/"):
-            raise InvalidInput("artifact_location", "expected none, or one below the server's root (mlflow-artifacts:/…)")
+            raise InvalidInput(
+                "artifact_location", "expected none, or one below the server's root (mlflow-artifacts:/…)"
+            )
         await self._artifacts_untouched(artifact_root(location), "be the artifact location of an experiment")
         return Forward()
 
@@ -201,7 +207,9 @@ class RegistryGuard:
 
     async def _artifacts_untouched(self, path: str, what: str) -> None:
         async with self._unit_of_work() as work:
-            governance = await work.aliases.governing_artifacts(ancestors(path)) or await work.aliases.governing_below(path)
+            governance = await work.aliases.governing_artifacts(ancestors(path)) or await work.aliases.governing_below(
+                path
+            )
         if governance:
             raise Governed(f"Artifact path {path} cannot {what}: {_because(governance)}.", **_named(governance))
 
@@ -246,6 +254,10 @@ def _require(principal: Principal, permission: Permission) -> None:
     verdict = authorise(principal, permission)
     if isinstance(verdict, Deny):
         raise Forbidden(verdict.reason, permission=permission.value)
+
+
+def _protected(policy: Policy, model: str, alias: str) -> str:
+    return f"Alias '{alias}' of model '{model}' is protected by policy '{policy.name}' (revision {policy.revision})"
 
 
 def _where(promotion: Promotion) -> str:

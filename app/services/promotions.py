@@ -133,7 +133,9 @@ class Promotions:
         )
         return await self._open(promotion, actor_of(principal))
 
-    async def roll_back(self, principal: Principal, *, model: str, alias: str, reason: str = "") -> tuple[Promotion, bool]:
+    async def roll_back(
+        self, principal: Principal, *, model: str, alias: str, reason: str = ""
+    ) -> tuple[Promotion, bool]:
         """Ask that the last good holder of ``alias`` hold it again, on the policy's fast lane.
 
         Raises:
@@ -157,7 +159,8 @@ class Promotions:
         pinned = await self._pin(model, alias, last.to_version)
         if pinned.digest != last.digest or pinned.model_created_at != last.model_created_at:
             raise Conflict(
-                f"Version {last.to_version} of model {model} is not what was promoted in {last.id}; promote a version instead.",
+                f"Version {last.to_version} of model {model} is not what was promoted in {last.id}; "
+                "promote another version instead.",
                 promotion=last.id,
             )
         now = self._clock.now()
@@ -255,7 +258,9 @@ class Promotions:
         async with self._unit_of_work() as work:
             before = await work.promotions.get(promotion_id, for_update=True)
             if before.requested_by != principal.id:
-                raise Forbidden(f"Only {before.requested_by_name}, who asked for it, can withdraw promotion {before.id}.")
+                raise Forbidden(
+                    f"Only {before.requested_by_name}, who asked for it, can withdraw promotion {before.id}."
+                )
             why = f"withdrawn by {principal.name}" + (f": {reason}" if reason else "")
             after = moved(before, State.WITHDRAWN, at=self._clock.now(), reason=why)
             await work.promotions.save(before, after)
@@ -306,7 +311,9 @@ class Promotions:
             )
             opened = promotion
             if is_satisfied(progress_of(promotion)):
-                opened = moved(promotion, State.APPROVED, at=promotion.updated_at, reason="the policy asks for no approver")
+                opened = moved(
+                    promotion, State.APPROVED, at=promotion.updated_at, reason="the policy asks for no approver"
+                )
                 await work.promotions.save(promotion, opened)
                 await work.jobs.advance_promotion(opened.id)
                 work.record(promotion_entry("promotion.approved", opened))
@@ -329,5 +336,9 @@ def _is_overtaken(existing: Promotion, newer: Promotion) -> bool:
 
 def waits_for(promotion: Promotion) -> str:
     """What is missing, for a person to read."""
-    missing = [f"{status.missing} x {status.rule.who}" for status in progress_of(promotion) if status.missing]
-    return ", ".join(missing) or "nothing"
+    missing = [status for status in progress_of(promotion) if status.missing]
+    return " and ".join(f"{_counted(status.missing)} by {status.rule.who}" for status in missing) or "nothing"
+
+
+def _counted(approvals: int) -> str:
+    return "1 approval" if approvals == 1 else f"{approvals} approvals"

@@ -48,7 +48,12 @@ class AuditTrail:
         self._clock = clock
 
     async def record_denial(
-        self, principal: Principal | None, *, what: str, error: CountersignError, details: Mapping[str, str] | None = None
+        self,
+        principal: Principal | None,
+        *,
+        what: str,
+        error: CountersignError,
+        details: Mapping[str, str] | None = None,
     ) -> None:
         """Record that somebody was refused something. ``what`` is the method and path, without the query."""
         entry = Entry(

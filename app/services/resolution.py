@@ -18,7 +18,10 @@ from app.services.recording import UnitOfWorkFactory
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The answer. ``digest`` and ``promotion_id`` are those of the promotion by which the version holds an alias, if one does."""
+    """The answer.
+
+    ``digest`` and ``promotion_id`` are those of the promotion by which the version holds an alias, if one does.
+    """
 
     model: str
     version: str
@@ -52,8 +55,8 @@ class Resolver:
     async def resolve(self, uri: str) -> Resolution:
         """The physical address of a version, or of the version that holds an alias.
 
-        A protected alias that a promotion moved is answered from our ledger, even while MLflow is away: what resolves is what
-        was approved.
+        A protected alias that a promotion moved is answered from our ledger, even while MLflow is away: what resolves
+        is what was approved.
 
         Raises:
             InvalidInput, Unresolvable: the URI is malformed, or has no one physical address.

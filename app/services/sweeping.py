@@ -22,9 +22,7 @@ class Sweeping:
         """Queue what nothing has touched for a while, and end rollouts past their deadline."""
         before = self._clock.now() - UNTOUCHED
         async with self._unit_of_work() as work:
-            for promotion in await work.promotions.unsettled(
-                [State.APPROVED, State.APPLYING], untouched_since=before
-            ):
+            for promotion in await work.promotions.unsettled([State.APPROVED, State.APPLYING], untouched_since=before):
                 await work.jobs.ensure_advancing(promotion.id)
             for delivery_id in await work.deliveries.overdue(before):
                 await work.jobs.ensure_delivering(delivery_id)

@@ -1,6 +1,7 @@
 """Promotions, policies, deployments, deliveries, the audit log, and the job queue.
 
-What the code promises is held here too: legal moves, pinned columns, one promotion in flight per alias, and logs that only grow.
+What the code promises is held here too: legal moves, pinned columns, one promotion in flight per alias, and logs that
+only grow.
 """
 
 from __future__ import annotations
@@ -11,10 +12,21 @@ from procrastinate.schema import SchemaManager
 revision = "0001"
 down_revision = None
 
-STATES = (
-    "pending, approved, applying, applied, rolling_out, live, rejected, withdrawn, expired, superseded, stale, failed, "
-    "rolled_back"
-).split(", ")
+STATES = [
+    "pending",
+    "approved",
+    "applying",
+    "applied",
+    "rolling_out",
+    "live",
+    "rejected",
+    "withdrawn",
+    "expired",
+    "superseded",
+    "stale",
+    "failed",
+    "rolled_back",
+]
 
 # app/domain/promotions.py holds the same table; tests/integration compares them.
 MOVES = {
@@ -192,7 +204,8 @@ GUARDS = [
     """
     CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        RAISE EXCEPTION '% is append-only: % is refused', TG_TABLE_NAME, TG_OP USING ERRCODE = 'integrity_constraint_violation';
+        RAISE EXCEPTION '% is append-only: % is refused', TG_TABLE_NAME, TG_OP USING ERRCODE =
+        'integrity_constraint_violation';
     END $$
     """,
     *(
@@ -217,7 +230,8 @@ GUARDS = [
             OLD.source_uri, OLD.artifact_root, OLD.uri, OLD.digest, OLD.policy_name, OLD.policy_revision,
             OLD.requested_by, OLD.requested_by_name, OLD.reason, OLD.created_at, OLD.rolls_back)
         THEN
-            RAISE EXCEPTION 'what promotion % pins cannot change', OLD.id USING ERRCODE = 'integrity_constraint_violation';
+            RAISE EXCEPTION 'what promotion % pins cannot change', OLD.id USING ERRCODE =
+            'integrity_constraint_violation';
         END IF;
         IF NEW.state <> OLD.state AND NOT EXISTS (
             SELECT 1 FROM promotion_moves WHERE from_state = OLD.state AND to_state = NEW.state

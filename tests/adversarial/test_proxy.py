@@ -563,7 +563,9 @@ def test_what_is_governed_is_not_forwarded(site: Site) -> None:
 def test_the_guard_is_not_asked_on_behalf_of_who_lacks_the_permission(
     site: Site, method: str, path: str, body: bytes
 ) -> None:
-    site.refused(site.send(method, path, headers=JSON, body=body), 403, "PERMISSION_DENIED")
+    answer = site.send(method, path, headers=JSON, body=body, token="token-of-viewer")
+
+    site.refused(answer, 403, "PERMISSION_DENIED")
     assert site.door.guard.asked == []
 
 

@@ -39,6 +39,14 @@ RUN = "/api/2.0/mlflow/runs/get?run_id=r"
 ARTIFACT = "/api/2.0/mlflow-artifacts/artifacts/1/a.bin"
 MEBIBYTE = 1024 * 1024
 WAIT_S = 30
+HEALTH: Scope = {
+    "type": "http",
+    "method": "GET",
+    "raw_path": b"/health",
+    "query_string": b"",
+    "headers": [],
+    "client": None,
+}
 
 
 @pytest.fixture
@@ -345,18 +353,30 @@ async def test_the_end_of_an_exchange_is_not_taken_for_a_caller_who_went_away() 
 
     with serving(RecordingUpstream()) as url:
         upstream = Upstream(url, timeout_s=WAIT_S)
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "raw_path": b"/health",
-            "query_string": b"",
-            "headers": [],
-            "client": None,
-        }
-        await proxy_to(upstream)(scope, receive, send)
+        await proxy_to(upstream)(HEALTH, receive, send)
         await upstream.close()
 
     assert sent[-1] == "went on"
+
+
+async def test_serving_a_caller_who_went_away_leaves_no_cancellation_behind() -> None:
+    upstream = Vanishing(answers=False)
+
+    async def receive() -> Event:
+        assert await asyncio.to_thread(upstream.reached.wait, WAIT_S)
+        return {"type": "http.disconnect"}
+
+    async def send(event: Event) -> None:
+        raise AssertionError(f"nobody is left to be sent {event}")
+
+    with serving(upstream) as url:
+        client = Upstream(url, timeout_s=WAIT_S)
+        await proxy_to(client)(HEALTH, receive, send)
+        await client.close()
+    task = asyncio.current_task()
+
+    assert task is not None
+    assert task.cancelling() == 0
 
 
 # MLflow itself.

@@ -24,7 +24,9 @@ class AuditLog:
         await self._connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CHAIN_LOCK})
         last = (
             await self._connection.execute(
-                select(audit_entries.c.sequence, audit_entries.c.hash).order_by(audit_entries.c.sequence.desc()).limit(1)
+                select(audit_entries.c.sequence, audit_entries.c.hash)
+                .order_by(audit_entries.c.sequence.desc())
+                .limit(1)
             )
         ).first()
         sequence, previous = (last.sequence, last.hash) if last else (0, GENESIS)

@@ -6,7 +6,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import asyncpg
 
@@ -33,7 +32,10 @@ class _Subscription:
 
 
 class PostgresChanges:
-    """See ``app.ports.Changes``. A lost connection is made again, and everybody woken: something may have been missed."""
+    """See ``app.ports.Changes``.
+
+    A lost connection is made again, and everybody woken: something may have been missed.
+    """
 
     def __init__(self, database_url: str) -> None:
         self._url = database_url
@@ -67,7 +69,7 @@ class PostgresChanges:
                 subscription.wake()
 
     @staticmethod
-    async def _until_lost(connection: Any, lost: asyncio.Event) -> None:
+    async def _until_lost(connection: asyncpg.Connection[asyncpg.Record], lost: asyncio.Event) -> None:
         """Ask now and then: a network that silently drops packets never says that a connection is gone."""
         while not lost.is_set():
             with suppress(TimeoutError):
@@ -82,7 +84,7 @@ class PostgresChanges:
 
     async def _listen(self) -> None:
         while True:
-            connection: Any = None
+            connection: asyncpg.Connection[asyncpg.Record] | None = None
             try:
                 connection = await asyncpg.connect(self._url, timeout=10)
                 lost = asyncio.Event()

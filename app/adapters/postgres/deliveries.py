@@ -70,9 +70,7 @@ class Deliveries:
         await self._connection.execute(
             update(deliveries)
             .where(deliveries.c.id == delivery.id)
-            .values(
-                state=delivery.state.value, attempts=delivery.attempts, next_attempt_at=delivery.next_attempt_at
-            )
+            .values(state=delivery.state.value, attempts=delivery.attempts, next_attempt_at=delivery.next_attempt_at)
         )
 
     async def add_attempt(self, delivery_id: str, attempt: Attempt) -> None:

@@ -1,4 +1,4 @@
-"""Deployments: one row per target and model, its generation counted up in the transaction that changes what is desired."""
+"""Deployments: one row per target and model. What is desired and its generation change in one statement."""
 
 from __future__ import annotations
 
@@ -42,7 +42,16 @@ class Deployments:
         return [_deployment(row) for row in await self._connection.execute(query)]
 
     async def desire(
-        self, *, new_id: str, target: str, model: str, version: str, uri: str, digest: str, promotion_id: str, at: datetime
+        self,
+        *,
+        new_id: str,
+        target: str,
+        model: str,
+        version: str,
+        uri: str,
+        digest: str,
+        promotion_id: str,
+        at: datetime,
     ) -> Deployment:
         """Set what is desired and count the generation up; ``new_id`` is used when there was no such deployment."""
         desired: dict[str, object] = {
@@ -56,7 +65,14 @@ class Deployments:
             "requested_at": at,
             "updated_at": at,
         }
-        first = {"id": new_id, "target": target, "model": model, "generation": 1, "observed_generation": 0, "sequence": 0}
+        first = {
+            "id": new_id,
+            "target": target,
+            "model": model,
+            "generation": 1,
+            "observed_generation": 0,
+            "sequence": 0,
+        }
         statement = (
             insert(deployments)
             .values(first | desired)

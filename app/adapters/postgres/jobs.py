@@ -1,7 +1,8 @@
 """Work for the worker, queued in the caller's transaction.
 
-The queue is procrastinate's (ADR 0004). Its own client speaks psycopg and would queue on another connection, so the job would be
-there without the state that caused it, or the state without the job. Its versioned SQL function is called on ours instead.
+The queue is procrastinate's (ADR 0004). Its own client speaks psycopg and would queue on another connection, so the
+job would be there without the state that caused it, or the state without the job. Its versioned SQL function is
+called on ours instead.
 """
 
 from __future__ import annotations

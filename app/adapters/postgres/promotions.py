@@ -1,4 +1,4 @@
-"""Promotions and their decisions: read, listed by cursor, and written with the state they were read in as a condition."""
+"""Promotions and their decisions: read, listed by cursor, and written on condition that nobody else was faster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from app.adapters.postgres.tables import alias_holders, decisions, policy_revisi
 from app.domain.errors import Conflict, NotFound
 from app.domain.policies import policy_from_document
 from app.domain.promotions import OPEN, TAKES_NEWER, Decision, Filter, Kind, Outcome, Promotion, State
-
 
 _WITH_POLICY = select(promotions, policy_revisions.c.document).join(
     policy_revisions,
@@ -86,7 +85,9 @@ class Promotions:
         )
         return next(iter(await self._read(query)), None)
 
-    async def unsettled(self, states: Iterable[State], *, untouched_since: datetime, limit: int = 500) -> list[Promotion]:
+    async def unsettled(
+        self, states: Iterable[State], *, untouched_since: datetime, limit: int = 500
+    ) -> list[Promotion]:
         """Those in one of ``states`` that nothing has changed since a time, oldest first."""
         query = (
             _WITH_POLICY.where(
@@ -114,7 +115,9 @@ class Promotions:
             query = query.where(promotions.c.requested_by == wanted.requested_by)
         return await self._read(query)
 
-    async def history(self, model: str, alias: str, *, until: datetime | None = None, limit: int = 100) -> list[Promotion]:
+    async def history(
+        self, model: str, alias: str, *, until: datetime | None = None, limit: int = 100
+    ) -> list[Promotion]:
         """The promotions that moved an alias, newest first, those up to ``until``."""
         query = _WITH_POLICY.where(
             promotions.c.model == model, promotions.c.alias == alias, promotions.c.applied_at.is_not(None)

@@ -13,7 +13,7 @@ DEAD_AFTER_S = 6.0
 
 
 class KeepTrying(BaseRetryStrategy):
-    """Every job is tried again until it is done: soon when a part was away, less often when something unforeseen broke."""
+    """Every job is tried again until it is done: soon when a part was away, less often when something broke."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision:
         longest = 5 if isinstance(exception, Unavailable) else 60

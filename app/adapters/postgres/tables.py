@@ -1,4 +1,4 @@
-"""The tables, as the queries see them. ``migrations/`` creates them, with the guards that hold whatever the code does."""
+"""The tables, as the queries see them. ``migrations/`` creates them, and the guards in the database itself."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@
         ...
         await work.commit()
 
-leaves nothing behind unless ``commit`` was reached. State, audit entries, jobs and wake-ups are written in one transaction.
+leaves nothing behind unless ``commit`` was reached. State, audit entries, jobs and wake-ups are written in one
+transaction.
 """
 
 from __future__ import annotations

@@ -54,11 +54,12 @@ def read_cursor(cursor: str | None) -> tuple[datetime, str] | None:
     """
     if cursor is None:
         return None
+    refusal = InvalidInput("cursor", "expected a `next_cursor` of an earlier answer")
     try:
         moment, identifier = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         place = datetime.fromisoformat(moment)
-        if place.tzinfo is None or not isinstance(identifier, str):
-            raise ValueError
     except (ValueError, TypeError, binascii.Error):
-        raise InvalidInput("cursor", "expected a `next_cursor` of an earlier answer") from None
+        raise refusal from None
+    if place.tzinfo is None or not isinstance(identifier, str):
+        raise refusal
     return place, identifier

@@ -158,12 +158,12 @@ def test_a_rollback_within_the_window_starts_nothing_anew(story: Rollouts) -> No
 def test_a_version_that_cannot_load_leaves_the_old_one_and_says_why(story: Rollouts) -> None:
     old = story.go_live("7")
     story.call("8")
-    story.look(
-        apps={old: RUNNING, story.candidate: failed("Traceback …\nModuleNotFoundError: No module named 'skops'")}
-    )
+    bad = story.candidate
+    story.look(apps={old: RUNNING, bad: failed("Traceback …\nModuleNotFoundError: No module named 'skops'")})
     assert (story.routed, story.apps) == (old, {old})
     assert (story.reports[-1]["phase"], story.reports[-1]["reason"]) == (Phase.FAILED, Reason.MODEL_LOAD_FAILED)
     assert "No module named 'skops'" in story.reports[-1]["message"]
+    assert story.reports[-1]["backend"]["ray"] == {"app": bad, "status": "DEPLOY_FAILED"}
 
 
 def test_a_retry_of_a_failed_version_differs_from_the_first_try(story: Rollouts) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from app.domain.access import Permission
@@ -101,6 +103,19 @@ def test_one_parameter_cannot_inject_another() -> None:
 @pytest.mark.parametrize("path", ["a/tags/b/aliases/production", "a/aliases/b/tags/c", "a/b/versions/1/tags/x"])
 def test_an_ambiguous_path_is_decided_by_the_strictest_reading(path: str) -> None:
     assert found("DELETE", f"/api/3.0/mlflow/mcp-servers/{path}").route.decision is Decision.REFUSE
+
+
+@pytest.mark.parametrize("strict_first", [True, False])
+def test_of_two_templates_that_take_a_path_the_strictest_decides(strict_first: bool) -> None:
+    some = ROUTES[0]
+    lenient = replace(some, template="/a/<path:name>/tags/<path:key>", decision=Decision.FORWARD)
+    strict = replace(some, template="/a/<path:name>", decision=Decision.REFUSE)
+    matcher = Matcher([strict, lenient] if strict_first else [lenient, strict])
+    decided = matcher.match(some.method, "/a/b/tags/c")
+
+    assert decided is not None
+    assert decided.route is strict
+    assert decided.params == {"name": "b/tags/c"}
 
 
 def test_a_pathological_path_is_matched_without_explosion() -> None:

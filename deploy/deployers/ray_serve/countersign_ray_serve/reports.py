@@ -47,10 +47,12 @@ def report(
     reason: Reason = Reason.NONE,
     message: str = "",
     apps: Mapping[str, AppStatus] = NOTHING_SEEN,
+    about: str | None = None,
 ) -> None:
     """Record where a model's generation stands, and owe the gateway a report of it.
 
-    A report of progress that was not taken yet is replaced: while the gateway is away, only the last one matters.
+    ``about`` names an application that is no longer the resource's own: one that failed. A report of progress that
+    was not taken yet is replaced: while the gateway is away, only the last one matters.
     """
     resource.phase, resource.reason, resource.message, resource.reported_at = phase, reason, message, now
     resource.sequence += 1
@@ -63,7 +65,7 @@ def report(
         "subject": f"{settings.target}/{resource.name}",
         "time": datetime.fromtimestamp(now, UTC).isoformat().replace("+00:00", "Z"),
         "datacontenttype": "application/json",
-        "data": status_of(settings, resource, apps).model_dump(mode="json"),
+        "data": status_of(settings, resource, apps, about).model_dump(mode="json"),
     }
     state.outbox = [
         r for r in state.outbox if r.deployment_id != resource.deployment_id or r.phase is not Phase.PROGRESSING
@@ -79,9 +81,11 @@ def report(
     )
 
 
-def status_of(settings: Settings, resource: Resource, apps: Mapping[str, AppStatus]) -> DeploymentStatus:
+def status_of(
+    settings: Settings, resource: Resource, apps: Mapping[str, AppStatus], about: str | None = None
+) -> DeploymentStatus:
     """Desired and observed state of one model, as the gateway reads it."""
-    about = resource.candidate or resource.active
+    about = about or resource.candidate or resource.active
     known = apps.get(about or "")
     return DeploymentStatus(
         deployment_id=resource.deployment_id,

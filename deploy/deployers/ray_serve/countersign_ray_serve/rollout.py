@@ -114,8 +114,9 @@ def _settle(state: State, settings: Settings, resource: Resource, seen: Observat
 def _fail(
     state: State, settings: Settings, resource: Resource, seen: Observation, reason: Reason, message: str
 ) -> None:
+    candidate = resource.candidate
     _retreat(resource, settings, seen.at)
-    report(state, settings, resource, seen.at, Phase.FAILED, reason, message, seen.apps)
+    report(state, settings, resource, seen.at, Phase.FAILED, reason, message, seen.apps, candidate)
 
 
 def _retreat(resource: Resource, settings: Settings, now: float) -> None:

@@ -1,0 +1,1 @@
+"""What people write who know MLflow and nothing of Countersign: small programs, each run in a process of its own."""

@@ -1,0 +1,77 @@
+"""What a person may do after the story: which pages to open, as whom, and the same again by hand with another model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import httpx
+
+from demo.platform import Connection
+from demo.screen import Screen
+
+OWN_MODEL = "my-model"
+
+
+def tell(connection: Connection, folder: Path, screen: Screen) -> None:
+    """Everything that is still running, and how to use it."""
+    file = folder / "connection.json"
+    screen.say("Everything is still running.", style="bold")
+    screen.line()
+    screen.say("Pages to open:")
+    for name, url in _pages(connection).items():
+        screen.fact(name, url)
+    screen.line()
+    screen.say(f"People: {', '.join(connection.tokens)}. Their passwords and access tokens are in {file}.")
+    screen.say(f"Data and logs are in {folder}; `make demo CLEAN=1` begins from nothing.")
+    screen.line()
+    screen.say("The same by hand with another model, in a second terminal:")
+    screen.line()
+    for line in _commands(connection, file):
+        screen.line(line)
+    screen.line()
+    screen.say("Ctrl-C stops everything.", style="bold")
+
+
+def _pages(connection: Connection) -> dict[str, str]:
+    """The pages that a browser gets without a token."""
+    candidates = {
+        "console": connection.console,
+        "API docs": f"{connection.gateway}/control/docs",
+        "MLflow": connection.upstream,
+        "identity": connection.issuer,
+        "Ray": connection.ray_dashboard,
+    }
+    return {name: url for name, url in candidates.items() if _opens(url)}
+
+
+def _opens(url: str) -> bool:
+    try:
+        answer = httpx.get(url, headers={"Accept": "text/html"}, follow_redirects=True, timeout=10, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return answer.status_code == 200 and answer.headers.get("content-type", "").startswith("text/html")
+
+
+def _commands(connection: Connection, file: Path) -> list[str]:
+    python = _relative(Path(sys.executable))
+    read = f"import json, sys; print(json.load(open('{file}'))[sys.argv[1]]['access_token'])"
+    ask = f"from mlflow import MlflowClient as C; C().set_registered_model_alias('{OWN_MODEL}', 'production', 1)"
+    resolve = f"{connection.control}/resolve?uri=models:/{OWN_MODEL}@production"
+    return [
+        f'token() {{ {python} -c "{read}" "$1"; }}',
+        f"export MLFLOW_TRACKING_URI={connection.gateway}",
+        'export MLFLOW_TRACKING_TOKEN="$(token scientist)"',
+        f"{python} deploy/mlflow/train.py --model {OWN_MODEL} --alpha 0.3",
+        f'{python} -c "{ask}"',
+        "",
+        "# the last line of that is the refusal; approve what it links to:",
+        'curl -X POST -H "Authorization: Bearer $(token approver)" <link>/approve',
+        "",
+        f'curl -H "Authorization: Bearer $(token serving)" "{resolve}"',
+        f"curl {connection.serve}/{OWN_MODEL}",
+    ]
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
