@@ -67,7 +67,7 @@ USER 10001:10001
 EXPOSE 8080
 
 # Alive, not ready: a gateway whose MLflow is down must not be restarted for it. Not urllib, which would ask a proxy.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
   CMD ["python", "-I", "-c", "import http.client, os; gateway = http.client.HTTPConnection('127.0.0.1', int(os.environ['COUNTERSIGN_PORT']), timeout=3); gateway.request('GET', '/livez'); raise SystemExit(gateway.getresponse().status != 200)"]
 
 ENTRYPOINT ["countersign"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
 
 import structlog
 from procrastinate import App, JobContext
+from procrastinate.exceptions import ConnectorException
 from prometheus_client import start_http_server
 
 from app.adapters.postgres.queue import (
@@ -30,8 +32,10 @@ GRACE_S = 10.0
 async def run_worker(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT; then finish what was begun, for a few seconds.
 
+    A worker does not outlive its database: whoever looks after processes starts it again.
+
     Raises:
-        Unavailable: the database does not answer.
+        Unavailable: the database does not answer, or not any more.
     """
     if settings.worker_metrics_port:
         start_http_server(settings.worker_metrics_port, addr="127.0.0.1")
@@ -41,15 +45,33 @@ async def run_worker(settings: Settings) -> None:
         _declare_tasks(queue, services)
         async with queue.open_async():
             _log.info("worker_ready", concurrency=CONCURRENCY)
-            await queue.run_worker_async(
-                name="countersign",
-                concurrency=CONCURRENCY,
-                delete_jobs="successful",
-                fetch_job_polling_interval=2.0,
-                shutdown_graceful_timeout=GRACE_S,
-                update_heartbeat_interval=HEARTBEAT_S,
-                stalled_worker_timeout=DEAD_AFTER_S * 2,
+            await _until_asked_to_stop(
+                queue.run_worker_async(
+                    name="countersign",
+                    concurrency=CONCURRENCY,
+                    delete_jobs="successful",
+                    fetch_job_polling_interval=2.0,
+                    install_signal_handlers=False,
+                    shutdown_graceful_timeout=GRACE_S,
+                    update_heartbeat_interval=HEARTBEAT_S,
+                    stalled_worker_timeout=DEAD_AFTER_S * 2,
+                )
             )
+
+
+async def _until_asked_to_stop(working: Coroutine[object, object, None]) -> None:
+    """The queue also ends, as if all were well, when its connections break. That must not look like success."""
+    task, loop = asyncio.create_task(working), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    lost = Unavailable("The database went away, so the worker ends. It goes on where it was when it is started again.")
+    try:
+        await task
+    except asyncio.CancelledError:
+        return
+    except ConnectorException as error:
+        raise lost from error
+    raise lost
 
 
 def _declare_tasks(queue: App, services: WorkerServices) -> None:
@@ -68,7 +90,7 @@ def _declare_tasks(queue: App, services: WorkerServices) -> None:
 
         await _counted(context, send, delivery=delivery_id)
 
-    @queue.periodic(cron="*/3 * * * * *")
+    @queue.periodic(cron="* * * * * */3")  # the sixth field, the last, is seconds
     @queue.task(name="sweep", queueing_lock="sweep", pass_context=True)
     async def sweep(context: JobContext, timestamp: int) -> None:  # noqa: ARG001  # the queue passes it
         async def all_of_it() -> None:

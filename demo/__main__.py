@@ -13,11 +13,10 @@ from types import FrameType
 
 from demo import story, summary
 from demo.failure import CannotStart, StoryFailed
-from demo.platform import Platform, begin_from_nothing
+from demo.platform import SIGNALS, Platform, begin_from_nothing, ignore_signals
 from demo.screen import Screen
 
 FAILED = 1
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class AskedToStop(BaseException):
@@ -68,11 +67,13 @@ def _signals() -> Iterator[None]:
     """Turn the first signal into an exception; others must not cut the clean-up short."""
 
     def stop(number: int, _: FrameType | None) -> None:
-        for ignored in SIGNALS:
-            signal.signal(ignored, signal.SIG_IGN)
+        ignore_signals()
         raise AskedToStop(number)
 
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # `nohup` wants to be obeyed
+            signal.signal(number, stop)
     try:
         yield
     finally:

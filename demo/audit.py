@@ -18,7 +18,7 @@ from demo.screen import Screen
 EXPORT = "audit-export.ndjson"
 PAGE = 200
 VERIFY_WITHIN_S = 120
-HASH_SHOWN = 10
+HASH_SHOWN = 8
 
 
 def last_sequence(control: Control) -> int:
@@ -47,7 +47,7 @@ def tell(entries: list[Json], screen: Screen) -> None:
         entry = item["entry"]
         at = datetime.fromisoformat(entry["at"]).strftime("%H:%M:%S")
         row = (str(entry["sequence"]), at, entry["actor"]["name"], entry["action"], about(entry))
-        table.add_row(*row, f"{item['hash'][:HASH_SHOWN]}…")
+        table.add_row(*row, item["hash"][:HASH_SHOWN])
     screen.show(table)
 
 
@@ -55,8 +55,12 @@ def about(entry: Json) -> str:
     """What an entry is about, short enough for a table."""
     details = entry["details"]
     if "to_version" in details:
-        return f"{details['model']}@{details['alias']} {details['from_version'] or 'none'} → {details['to_version']}"
-    return " ".join(str(part) for part in (details.get("model"), details.get("version"), entry["object"]) if part)
+        return f"{details['model']}@{details['alias']}: {details['from_version'] or 'none'} → {details['to_version']}"
+    if entry["action"].startswith("deployment."):
+        return f"{details['model']} version {details['version']}"
+    if "problem" in details:
+        return f"{details['problem']}: …/{entry['object'].rpartition('/')[2]}"
+    return str(entry["object"])
 
 
 def require_history(entries: list[Json], promotion_ids: list[str]) -> None:
@@ -72,6 +76,7 @@ def verify(control: Control, entries: list[Json], folder: Path, screen: Screen) 
     export = control.call("administrator", "GET", "/audit/export")
     require(export.status_code == 200, f"the audit log was not exported: {export.text}")
     file = folder / EXPORT
+    file.touch(mode=0o600)
     file.write_bytes(export.content)
     exported = {json.loads(line)["hash"] for line in export.text.splitlines()}
     require(all(item["hash"] in exported for item in entries), "the export lacks entries that were shown")

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from demo.screen import Screen
 
 READY_WITHIN_S = 300
 STOPPED_WITHIN_S = 60
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOCK = "up.lock"
 """The file by which `countersign up` holds a data folder; a folder without it is not one."""
 
@@ -37,6 +39,12 @@ class Connection:
     serve: str
     ray_dashboard: str
     tokens: Mapping[str, str]
+
+
+def ignore_signals() -> None:
+    """From here on the clean-up runs to its end, whoever is impatient."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def countersign() -> str:
@@ -175,6 +183,7 @@ class Platform:
     def _stop(self) -> None:
         if self._process is None:
             return
+        ignore_signals()
         if self._process.poll() is None:
             self._process.terminate()
         try:

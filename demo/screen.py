@@ -35,7 +35,7 @@ class Screen:
 
     def say(self, sentence: str, *, style: str = "") -> None:
         """A sentence of the story."""
-        self._console.print(Padding(Text(sentence, style), (0, 0, 0, INDENT)))
+        self._prose(Text(sentence, style), indent=INDENT)
 
     def line(self, text: str = "", *, style: str = "") -> None:
         """A line that must stay one, because somebody may copy it."""
@@ -49,15 +49,16 @@ class Screen:
         """Something that was checked and is so."""
         self._line(Text.assemble(("✓ ", "green"), sentence), indent=INDENT)
 
-    def call(self, who: str, what: str, outcome: str) -> None:
-        """What was called, as whom, and what came back."""
-        self._line(Text.assemble(("→ ", "cyan"), what, (f"  as {who}", "dim")), indent=INDENT)
+    def call(self, who: str | None, what: str, outcome: str) -> None:
+        """What was called, as whom (nobody: without a token), and what came back."""
+        caller = f"  as {who}" if who else "  without a token"
+        self._line(Text.assemble(("→ ", "cyan"), what, (caller, "dim")), indent=INDENT)
         self._line(Text.assemble(("← ", "cyan"), outcome), indent=INDENT)
 
     def quote(self, text: str) -> None:
         """Somebody else's words, verbatim."""
         for line in text.splitlines():
-            self._console.print(Padding(Text(line, "yellow"), (0, 0, 0, INDENT + 2)))
+            self._prose(Text(line, "yellow"), indent=INDENT + 2)
 
     def overheard(self, line: str) -> None:
         """A line that another process printed."""
@@ -85,15 +86,23 @@ class Screen:
 
     def _plain_waiting(self, what: str) -> Callable[[str], None]:
         self._line(Text(f"… {what}", "dim"), indent=INDENT)
-        told, at = "", time.monotonic()
+        told, at, began = "", 0.0, time.monotonic()
 
         def update(how_far: str) -> None:
             nonlocal told, at
-            if how_far != told or time.monotonic() - at > STILL_WAITING_S:
-                told, at = how_far, time.monotonic()
-                self._line(Text(f"… {what}: {how_far}", "dim"), indent=INDENT)
+            now = time.monotonic()
+            if how_far != told or now - at > STILL_WAITING_S:
+                told, at = how_far, now
+                self._line(Text(f"… {what}: {how_far}  ({now - began:.0f} s)", "dim"), indent=INDENT)
 
         return update
+
+    def _prose(self, text: Text, *, indent: int) -> None:
+        """Wrapped where a person reads, whole where a program does."""
+        if self._console.is_terminal:
+            self._console.print(Padding(text, (0, 0, 0, indent)))
+        else:
+            self._line(text, indent=indent)
 
     def _line(self, text: Text, *, indent: int) -> None:
         self._console.print(Text(" " * indent) + text, soft_wrap=True)

@@ -161,11 +161,9 @@ class Steps:
             except (httpx.HTTPError, ValueError) as error:
                 raise StoryFailed(f"the served model did not answer: {error}") from None
         require(health.status_code == 200 and health.text == "ok", f"GET {self.served_at} answers {health.text}")
-        self.screen.call("anybody", f"GET {self.served_at}", health.text)
+        self.screen.call(None, f"GET {self.served_at}", health.text)
         shown = ", ".join(f"{value:.3f}" for value in predictions)
-        self.screen.call(
-            "anybody", f"POST {self.served_at}", f'{{"predictions": [{shown}]}}  X-Model-Version: {answered}'
-        )
+        self.screen.call(None, f"POST {self.served_at}", f'{{"predictions": [{shown}]}}  X-Model-Version: {answered}')
         require(answered == version, f"version {answered} answered, not {version}")
         return predictions
 

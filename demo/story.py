@@ -49,6 +49,7 @@ def tell(connection: Connection, folder: Path, screen: Screen) -> None:
 def replace_and_return(steps: Steps, served: Served, successor: Trained) -> tuple[str, str]:
     """Step 6: to the next version and back, without one failed request; returns the ids of the two promotions."""
     screen = steps.screen
+    screen.say(f"From here on a client sends POST {steps.served_at} again and again.")
     with Prober(steps.served_at, successor.example) as prober:
         update = steps.ask_natively(successor.version)
         update = steps.approve(update, "smaller error on held-out rows")
@@ -59,7 +60,9 @@ def replace_and_return(steps: Steps, served: Served, successor: Trained) -> tupl
     steps.probed(prober, served, replaced)
 
     screen.line()
-    screen.say(f"Now back to version {served.version}: a rollback is a promotion too, on the policy's fast lane.")
+    screen.say(
+        f"Back to version {served.version}: a rollback is a promotion too, on a lane that asks for no second signature."
+    )
     with Prober(steps.served_at, successor.example) as prober:
         prober.keep_asking(REQUESTS_AFTERWARDS)
         rollback = steps.applied(steps.roll_back(served))

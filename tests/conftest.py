@@ -87,11 +87,13 @@ def service(
         issuer=issuer,
     )
     service = Countersign(environment, tmp_path_factory.mktemp("service"), issuer)
-    service.run("migrate")
-    service.start("gateway")
-    service.start("worker")
-    yield service
-    service.stop()
+    try:
+        service.run("migrate")
+        service.start("gateway")
+        service.start("worker")
+        yield service
+    finally:
+        service.stop()
 
 
 @pytest.fixture
@@ -103,6 +105,8 @@ def countersign(
         database_url=database_url, upstream_url=mlflow_server.url, artifacts=mlflow_server.artifacts, issuer=issuer
     )
     countersign = Countersign(environment, tmp_path, issuer)
-    countersign.run("migrate")
-    yield countersign
-    countersign.stop()
+    try:
+        countersign.run("migrate")
+        yield countersign
+    finally:
+        countersign.stop()

@@ -22,7 +22,7 @@ import httpx
 
 from tests.issuer import AUDIENCE, Issuer
 
-PATIENCE_S = 60
+PATIENCE_S = 180
 ROLES = {
     "requester": ["scientists"],
     "approver": ["approvers"],
@@ -97,6 +97,11 @@ class MlflowServer:
             (folder / "weights" / "model.bin").write_bytes(os.urandom(64))
             self.call("POST", "model-versions/create", {"name": model, "source": root, "run_id": run["run_id"]})
 
+    def folder_of(self, model: str, version: str) -> Path:
+        """Where the files of a version lie."""
+        answer = self.call("GET", "model-versions/get-download-uri", {"name": model, "version": version})
+        return self.artifacts / answer["artifact_uri"].removeprefix("mlflow-artifacts:/")
+
     def holder(self, model: str, alias: str = "production") -> str | None:
         aliases = self.call("GET", "registered-models/get", {"name": model})["registered_model"].get("aliases", [])
         return {item["alias"]: str(item["version"]) for item in aliases}.get(alias)
@@ -129,8 +134,8 @@ def running_mlflow() -> Iterator[MlflowServer]:
     with tempfile.TemporaryDirectory(prefix="cs-mlflow-") as folder:
         data, port = Path(folder), free_port()
         server = MlflowServer(f"http://127.0.0.1:{port}", data / "artifacts", port, data)
-        server.start()
         try:
+            server.start()
             yield server
         finally:
             server.stop()

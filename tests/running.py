@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-READY_WITHIN_S = 180
+READY_WITHIN_S = 240
 READY_WITH_RAY_WITHIN_S = 300
 STOPPED_WITHIN_S = 60
 

@@ -1,6 +1,7 @@
-"""Servers at which a test can hold calls: a toll gate in front of another server, and a deployer that receives webhooks.
+"""Servers at which a test can hold calls: a toll gate in front of another server, and a deployer that takes webhooks.
 
-A call that is held *before* has not reached the server. One that is held *after* was served, and its caller has no answer yet.
+A call that is held *before* has not reached the server. One that is held *after* was served, and its caller has no
+answer yet.
 """
 
 from __future__ import annotations
@@ -72,6 +73,10 @@ class Hold:
         """The call is lost, or its answer."""
         self._is_dropped = True
         self._released.set()
+
+    def cancel(self) -> None:
+        """Stop nothing from now on."""
+        self._taken.acquire(blocking=False)
 
     def take(self, call: Call) -> bool:
         """Whether this call is the one to be stopped."""
@@ -238,8 +243,11 @@ class _Server(ThreadingHTTPServer):
         self.server_close()
         self.thread.join()
 
-    def process_request_thread(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]
+    def process_request(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]
         self._connections.add(request)
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -269,7 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(reply.body)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = pass_through
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = pass_through  # noqa: N815  # looked up by method
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class names it
         """The tests' output is not the place."""

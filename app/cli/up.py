@@ -42,7 +42,7 @@ def up(
     console = Console(highlight=False, soft_wrap=True)
     try:
         _run(data_dir, host, port, with_ray, console)
-    except CountersignError as error:
+    except (CountersignError, OSError) as error:
         message = " ".join(str(error).split())
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[red]countersign up:[/red] {escape(message)}")
         raise typer.Exit(CANNOT_START) from None
@@ -50,21 +50,24 @@ def up(
 
 def _run(data_dir: Path, host: str, port: int, with_ray: bool, console: Console) -> None:
     # Imported here: other commands must start without what only this one needs.
-    from app.embedded.environment import locked, open_data_folder, require_packages  # noqa: PLC0415
-    from app.embedded.ports import require_free  # noqa: PLC0415
+    from app.embedded.environment import locked, open_data_folder, require_packages
+    from app.embedded.ports import require_free
 
     require_packages(with_ray=with_ray)
-    from app.embedded.processes import stop_leftovers  # noqa: PLC0415
-    from app.embedded.stack import Stack, make_plan  # noqa: PLC0415
+    from app.embedded.processes import stop_leftovers
+    from app.embedded.stack import Stack, make_plan
+
+    def say(line: str) -> None:
+        console.print(escape(line))
 
     folder = open_data_folder(data_dir)
     with locked(folder):
         for name in stop_leftovers(folder.processes_file):
-            console.print(f"stopped {name}, left running by a `countersign up` that was killed")
+            say(f"stopped {name}, left running by a `countersign up` that was killed")
         folder.connection_file.unlink(missing_ok=True)
         require_free(port, host)
-        plan = make_plan(folder, host, port, with_ray=with_ray)
-        asyncio.run(_serve(Stack(plan, lambda line: console.print(escape(line))), plan, console))
+        plan = make_plan(folder, host, port, with_ray=with_ray, say=say)
+        asyncio.run(_serve(Stack(plan, say), plan, console))
 
 
 async def _serve(stack: Stack, plan: Plan, console: Console) -> None:

@@ -192,10 +192,11 @@ def secret(folder: DataFolder, name: str, make: Callable[[], str]) -> tuple[Path
     return path, path.read_text(encoding="utf-8").strip()
 
 
-def short_directory(preferred: Path, longest: int) -> Path:
+def short_directory(preferred: Path, longest: int, *, owner: int | None = None) -> Path:
     """``preferred``, or a private folder below ``/tmp`` when its path has more than ``longest`` bytes.
 
-    Unix sockets live below it, and their path is limited to 104 bytes on macOS and 108 on Linux.
+    Unix sockets live below it, and their path is limited to 104 bytes on macOS and 108 on Linux. ``owner`` is a user
+    beside this one that may own it.
 
     Raises:
         InvalidConfiguration: the folder below ``/tmp`` belongs to somebody else.
@@ -203,9 +204,8 @@ def short_directory(preferred: Path, longest: int) -> Path:
     path = _short_path(preferred, longest)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.lstat()
-    if path != preferred and (
-        not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077 or not _is_ours(status.st_uid)
-    ):
+    ours = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077 and status.st_uid in {os.geteuid(), owner}
+    if path != preferred and not ours:
         raise InvalidConfiguration(f"{path} belongs to somebody else; choose a shorter path with --data-dir")
     return path
 
@@ -222,10 +222,6 @@ def _short_path(preferred: Path, longest: int) -> Path:
         return preferred
     # Literally /tmp: the folder of temporary files is itself too deep on macOS. Its owner and mode are checked.
     return Path("/tmp") / f"countersign-{hashlib.sha256(os.fsencode(preferred)).hexdigest()[:12]}"  # noqa: S108
-
-
-def _is_ours(owner: int) -> bool:
-    return os.geteuid() in (0, owner)
 
 
 def child_environment(settings: Mapping[str, str]) -> dict[str, str]:

@@ -69,6 +69,10 @@ class Ports:
         self._reserved = set(reserved)
         self._known = _read(file)
 
+    def known(self, name: str) -> int | None:
+        """The port that ``name`` had until now."""
+        return self._known.get(name)
+
     def of(self, name: str, *, patience_s: float = 0) -> int:
         """The port of ``name``: the one it always had, or another if somebody else listens there now.
 

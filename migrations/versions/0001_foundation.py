@@ -112,7 +112,7 @@ TABLES = [
     "CREATE INDEX promotions_by_alias ON promotions (model, alias, created_at DESC, id DESC)",
     "CREATE INDEX promotions_by_state ON promotions (state, updated_at)",
     "CREATE INDEX promotions_by_requester ON promotions (requested_by, created_at DESC, id DESC)",
-    "CREATE INDEX promotions_by_artifacts ON promotions (artifact_root text_pattern_ops)",
+    "CREATE INDEX promotions_by_artifacts ON promotions (lower(artifact_root) text_pattern_ops)",
     "CREATE INDEX promotions_by_run ON promotions (run_id)",
     """
     CREATE TABLE decisions (

@@ -8,7 +8,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ from app.embedded.processes import carrying, is_running
 from tests.platform import free_port
 from tests.running import RunningUp, running_up, try_up
 
+# Each start takes ten seconds on an idle machine with two cores, and far longer on a busy one.
+pytestmark = pytest.mark.timeout(900)
+
 PARTS = ["gateway", "worker", "mlflow", "canaille", "postgres"]
 
 
-def until(true: Callable[[], bool], what: str, patience_s: float = 90) -> None:
+def until(true: Callable[[], bool], what: str, patience_s: float = 150) -> None:
     deadline = time.monotonic() + patience_s
     while not true():
         assert time.monotonic() < deadline, f"{what} did not happen within {patience_s} s"
@@ -50,70 +53,68 @@ def mark_of(up: RunningUp) -> str:
     return str(json.loads((up.folder / "processes.json").read_text())["mark"])
 
 
-def test_the_connection_file_lets_its_owner_in_and_nobody_else(tmp_path: Path) -> None:
-    with running_up(tmp_path / "data", free_port()) as up:
-        connection = up.connection
-        assert stat.S_IMODE((up.folder / "connection.json").stat().st_mode) == 0o600
-        assert "ready" in up.said()
-        for name in ("scientist", "approver", "second-approver", "administrator", "serving"):
-            person = connection[name]
-            assert person == connection["people"][name]
-            assert person["username"] == name
-            assert person["password"] not in up.said()
-            claims = claims_of(person["access_token"])
-            assert claims["iss"] == connection["issuer"]
-            assert claims["aud"] == ["countersign"]
-            assert claims["groups"]
-            answer = httpx.get(
-                f"{connection['control']}/me", headers={"Authorization": f"Bearer {person['access_token']}"}
-            )
-            assert answer.status_code == 200, answer.text
-        assert httpx.get(f"{connection['control']}/me").status_code == 401
-        mark = mark_of(up)
-        assert up.stop() == 0
-        assert not (up.folder / "connection.json").exists()
-        assert not [process for process in carrying(mark) if is_running(process)]
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningUp]:
+    """One that the tests which leave it running share."""
+    with running_up(tmp_path_factory.mktemp("shared") / "data", free_port()) as up:
+        yield up
 
 
-def test_the_demo_client_never_gets_an_id_token_for_the_gateway(tmp_path: Path) -> None:
-    with running_up(tmp_path / "data", free_port()) as up:
-        connection = up.connection
-        grant = {
-            "grant_type": "password",
-            "client_id": "countersign-cli",
-            "username": "scientist",
-            "password": connection["scientist"]["password"],
-            "scope": "openid groups",
-        }
-        answer = httpx.post(f"{connection['issuer']}/oauth/token", data=grant).json()
-        assert "access_token" in answer
-        assert "id_token" not in answer
-        wrong = httpx.post(f"{connection['issuer']}/oauth/token", data={**grant, "password": "wrong"})
-        assert wrong.status_code == 400
+def test_the_connection_file_lets_its_owner_in_and_nobody_else(up: RunningUp) -> None:
+    connection = up.connection
+    assert stat.S_IMODE((up.folder / "connection.json").stat().st_mode) == 0o600
+    until(lambda: "ready" in up.said(), "the word", 5)
+    for name in ("scientist", "approver", "second-approver", "administrator", "serving"):
+        person = connection[name]
+        assert person == connection["people"][name]
+        assert person["username"] == name
+        assert person["password"] not in up.said()
+        claims = claims_of(person["access_token"])
+        assert claims["iss"] == connection["issuer"]
+        assert claims["aud"] == ["countersign"]
+        assert claims["groups"]
+        answer = httpx.get(f"{connection['control']}/me", headers={"Authorization": f"Bearer {person['access_token']}"})
+        assert answer.status_code == 200, answer.text
+    assert httpx.get(f"{connection['control']}/me").status_code == 401
 
 
-def test_whatever_part_is_killed_is_started_again_and_the_connection_file_follows(tmp_path: Path) -> None:
-    with running_up(tmp_path / "data", free_port()) as up:
-        before = up.connection["processes"]
-        for part in PARTS:
-            os.kill(before[part], signal.SIGKILL)
-        until(lambda: all(up.connection["processes"][part] != before[part] for part in PARTS), "the restart")
-        connection = up.connection
-        until(lambda: answers(f"{connection['gateway']}/readyz"), "the gateway's return")
-        until(lambda: answers(f"{connection['upstream']}/health"), "MLflow's return")
-        token = connection["scientist"]["access_token"]
-        answer = httpx.get(f"{connection['control']}/me", headers={"Authorization": f"Bearer {token}"})
-        assert answer.status_code == 200, "a token from before the identity provider's restart is still good"
-        assert "Gateway ended (SIGKILL)" in up.said()
+def test_the_demo_client_never_gets_an_id_token_for_the_gateway(up: RunningUp) -> None:
+    connection = up.connection
+    grant = {
+        "grant_type": "password",
+        "client_id": "countersign-cli",
+        "username": "scientist",
+        "password": connection["scientist"]["password"],
+        "scope": "openid groups",
+    }
+    answer = httpx.post(f"{connection['issuer']}/oauth/token", data=grant).json()
+    assert "access_token" in answer
+    assert "id_token" not in answer
+    wrong = httpx.post(f"{connection['issuer']}/oauth/token", data={**grant, "password": "wrong"})
+    assert wrong.status_code == 400
 
 
-def test_a_second_up_on_the_same_folder_is_refused_while_the_first_goes_on(tmp_path: Path) -> None:
-    with running_up(tmp_path / "data", free_port()) as up:
-        refused = try_up(up.folder, free_port())
-        assert refused.returncode != 0
-        assert len(refused.stderr.strip().splitlines()) == 1
-        assert str(up.process.pid) in refused.stderr
-        assert answers(f"{up.connection['gateway']}/readyz")
+def test_a_second_up_on_the_same_folder_is_refused_while_the_first_goes_on(up: RunningUp) -> None:
+    refused = try_up(up.folder, free_port())
+    assert refused.returncode != 0
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert str(up.process.pid) in refused.stderr
+    assert answers(f"{up.connection['gateway']}/readyz")
+
+
+def test_whatever_part_is_killed_is_started_again_and_the_connection_file_follows(up: RunningUp) -> None:
+    before = up.connection["processes"]
+    up.folder.parent.chmod(0o700)  # what takes the passage of PostgreSQL's user away, when this runs as root
+    for part in PARTS:
+        os.kill(before[part], signal.SIGKILL)
+    until(lambda: all(up.connection["processes"][part] != before[part] for part in PARTS), "the restart")
+    connection = up.connection
+    until(lambda: answers(f"{connection['gateway']}/readyz"), "the gateway's return")
+    until(lambda: answers(f"{connection['upstream']}/health"), "MLflow's return")
+    token = connection["scientist"]["access_token"]
+    answer = httpx.get(f"{connection['control']}/me", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 200, "a token from before the identity provider's restart is still good"
+    assert "Gateway ended (SIGKILL)" in up.said()
 
 
 def test_a_killed_up_leaves_nothing_running(tmp_path: Path) -> None:
@@ -145,6 +146,10 @@ def test_up_recovers_a_folder_whose_up_and_guardian_were_killed(tmp_path: Path) 
         token = before["scientist"]["access_token"]
         answer = httpx.get(f"{after['control']}/me", headers={"Authorization": f"Bearer {token}"})
         assert answer.status_code == 200, "a token of the run before is still good"
+        mark = mark_of(up)
+        assert up.stop() == 0
+        assert not (folder / "connection.json").exists()
+        assert not [process for process in carrying(mark) if is_running(process)]
 
 
 @pytest.mark.ray

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Row, or_, select
+from sqlalchemy import ColumnElement, Row, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.tables import alias_holders, promotions
 from app.domain.promotions import OPEN
+
+
+_FOLDED_ROOT = func.lower(promotions.c.artifact_root)
+"""Some file systems take ``M-ABC`` and ``m-abc`` for one folder, so bytes are guarded whatever the case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +75,12 @@ class AliasHolders:
 
     async def governing_artifacts(self, folders: Sequence[str]) -> Governance | None:
         """Whether one of ``folders`` is the root of governed artifacts."""
-        return await self._governing(promotions.c.artifact_root.in_(folders))
+        return await self._governing(_FOLDED_ROOT.in_([folder.lower() for folder in folders]))
 
     async def governing_below(self, folder: str) -> Governance | None:
         """Whether ``folder`` is, or contains, the root of governed artifacts."""
-        inside = promotions.c.artifact_root.startswith(folder.rstrip("/") + "/", autoescape=True)
-        return await self._governing(or_(promotions.c.artifact_root == folder, inside))
+        inside = _FOLDED_ROOT.startswith(folder.rstrip("/").lower() + "/", autoescape=True)
+        return await self._governing(or_(_FOLDED_ROOT == folder.lower(), inside))
 
     async def governing_logged_model(self, model_id: str) -> Governance | None:
         segment = promotions.c.artifact_root.contains(f"/models/{model_id}/", autoescape=True)

@@ -66,9 +66,11 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        # Where there is util-linux, the kernel ends the process if the test run itself is killed.
+        tied = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._arguments, env=self._environment, stdout=log, stderr=log, start_new_session=True
+                [*tied, *self._arguments], env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
