@@ -11,7 +11,7 @@ CLEAN ?=
 ARGS ?=
 
 # An environment that happens to be active is not ours.
-unexport VIRTUAL_ENV UV_PROJECT_ENVIRONMENT PYTHONHOME PYTHONPATH
+unexport VIRTUAL_ENV UV_PROJECT_ENVIRONMENT PYTHONHOME PYTHONPATH PYTHONSAFEPATH
 
 # The uv of this machine if it runs, or else one of our own.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)

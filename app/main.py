@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 
 import structlog
 from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
 from prometheus_fastapi_instrumentator import Instrumentator
 
 from app.bootstrap import Gateway, open_gateway
 from app.proxy.asgi import Event, Receive, Scope, Send
 from app.routers import aliases, deployments, operations, promotions, records, resolution
-from app.routers.problems import install_problem_handlers
+from app.routers.problems import bounded, install_problem_handlers
 from app.settings import Settings
 from app.telemetry import new_request_id
 
@@ -44,7 +45,7 @@ class Application:
             await self._lifespan(receive, send)
             return
         assert self._gateway is not None  # the server starts the lifespan first
-        app = self._control if OURS.fullmatch(scope["path"]) else self._gateway.proxy
+        is_ours = OURS.fullmatch(scope["path"])
         if scope["type"] != "http":
             await self._gateway.proxy(scope, receive, send)
             return
@@ -57,7 +58,15 @@ class Application:
                 event["headers"] = [*event.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(event)
 
-        await app(scope, receive, send_with_id)
+        if is_ours:
+            await self._control(scope, bounded(receive), send_with_id)
+        else:
+            await self._gateway.proxy(scope, receive, send_with_id)
+
+    def drain(self) -> None:
+        """Answer whoever waits for a change now: the server is about to stop, and waits for open requests."""
+        if self._gateway:
+            self._gateway.changes.end_waits()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -65,9 +74,6 @@ class Application:
             async with self._open():
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
-                # Whoever waits for a change is answered now, so that the server can stop.
-                if self._gateway:
-                    self._gateway.changes.wake_all()
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
@@ -82,12 +88,14 @@ class Application:
 
 
 def _control_plane() -> FastAPI:
-    app = FastAPI(
+    # Swagger UI from this process: the browser of an approver may not reach a CDN.
+    app = FastAPIOffline(
         title="Countersign",
         version="1",
         description=DESCRIPTION,
         openapi_url="/control/v1/openapi.json",
         docs_url="/control/docs",
+        static_url="/control/docs/assets",
         redoc_url=None,
         redirect_slashes=False,
     )

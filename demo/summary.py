@@ -65,9 +65,10 @@ def _commands(connection: Connection, file: Path) -> list[str]:
         f"{python} deploy/mlflow/train.py --model {OWN_MODEL} --alpha 0.3",
         f'{python} -c "{ask}"',
         "",
-        "# the last line of that is the refusal; approve what it links to:",
-        'curl -X POST -H "Authorization: Bearer $(token approver)" <link>/approve',
+        "# It was refused, and the message ends with a link. Approve that as somebody else:",
+        'curl -X POST -H "Authorization: Bearer $(token approver)" LINK/approve',
         "",
+        "# Where it is, and whether it is served yet (POST rows for predictions):",
         f'curl -H "Authorization: Bearer $(token serving)" "{resolve}"',
         f"curl {connection.serve}/{OWN_MODEL}",
     ]

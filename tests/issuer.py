@@ -68,7 +68,7 @@ class Issuer:
         """A signed access token."""
         key = key or self.keys[0]
         head = {"alg": "RS256", "kid": key.kid, **(header or {})}
-        return jwt.encode(head, self.claims(subject, groups=groups, **changed), key)
+        return jwt.encode(head, self.claims(subject, groups=groups, **changed), key, algorithms=["RS256", "RS512"])
 
 
 def new_key(name: str) -> RSAKey:

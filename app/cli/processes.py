@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from types import FrameType
 
 import typer
 
@@ -24,8 +25,15 @@ def gateway() -> None:
     configure_logging(log_format=settings.log_format, log_level=settings.log_level)
     asyncio.run(_check_database(settings))
     _check_port(settings)
-    uvicorn.run(
-        create_app(settings),
+    app = create_app(settings)
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            app.drain()
+            super().handle_exit(sig, frame)
+
+    config = uvicorn.Config(
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -38,6 +46,7 @@ def gateway() -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=20,
     )
+    Server(config).run()
 
 
 def worker() -> None:

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from app.domain.errors import InvalidConfiguration
 from app.embedded import passage
 from app.embedded.environment import DataFolder, child_environment, short_directory
-from app.embedded.processes import POSTGRES
+from app.embedded.processes import DATABASE_GRACE_S, POSTGRES, working_in
 from app.embedded.supervisor import Part
 
 SYSTEM_USER = "pgserver"
@@ -159,6 +159,17 @@ def _give(data: Path, user: int) -> None:
             os.chown(Path(path, name), user, -1, follow_symlinks=False)
 
 
+def _drop_stale_locks(cluster: Cluster) -> None:
+    """Remove the lock files of a server that was killed.
+
+    PostgreSQL itself takes them for valid when their process number was given away again, or is that of a zombie. They
+    may go only when nothing works in the data folder: a backend that outlives its server still writes there.
+    """
+    if not working_in(cluster.data):
+        for stale in (cluster.data / "postmaster.pid", *cluster.sockets.glob(".s.PGSQL.*")):
+            stale.unlink(missing_ok=True)
+
+
 def postgres_part(cluster: Cluster, logs: Path) -> Part:
     """The server. SIGINT is its fast shutdown: clients are cut off, nothing is lost."""
     quoted = '"' + str(cluster.sockets).replace('"', '""') + '"'
@@ -176,6 +187,7 @@ def postgres_part(cluster: Cluster, logs: Path) -> Part:
         # Again at each start: a chmod on one of the folders takes the passage away.
         if cluster.user is not None:
             _open_passages(cluster.programs, cluster.data, cluster.user)
+        _drop_stale_locks(cluster)
 
     async def accepts() -> bool:
         return await _succeeds(cluster.program("pg_isready", "--quiet"))
@@ -193,6 +205,7 @@ def postgres_part(cluster: Cluster, logs: Path) -> Part:
         folder=Path("/"),
         wave=0,
         before_start=prepare,
+        grace_s=DATABASE_GRACE_S,
     )
 
 

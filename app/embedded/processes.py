@@ -20,6 +20,9 @@ import psutil
 from app.embedded.environment import MARK, write_atomically
 
 GRACE_S = 10.0
+DATABASE_GRACE_S = 60.0
+"""PostgreSQL writes what is in memory before it ends; being killed costs it a recovery at the next start."""
+
 SAME_TIME_S = 2.0
 """Creation times are counted from the boot time, which the clock's corrections move a little."""
 
@@ -79,7 +82,7 @@ def stop_leftovers(file: Path, *, grace_s: float = GRACE_S) -> list[str]:
     stop_tree([*leftovers.values(), *carrying(mark, besides=POSTGRES)], grace_s=grace_s)
     names = list(leftovers)
     if database is not None:
-        stop_tree([database], signal.SIGINT, grace_s=grace_s)
+        stop_tree([database], signal.SIGINT, grace_s=DATABASE_GRACE_S)
         names.append(POSTGRES)
     stop_tree(carrying(mark), signal.SIGKILL, grace_s=2)
     return names
@@ -148,6 +151,18 @@ def _still_running(processes: Iterable[psutil.Process], patience_s: float) -> li
             break
         time.sleep(0.05)
     return alive
+
+
+def working_in(folder: Path) -> list[psutil.Process]:
+    """The running processes whose working directory is ``folder``, as far as this user may see them."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(folder) and is_running(process):
+                found.append(process)
+        except (psutil.Error, OSError):  # somebody else's, or gone meanwhile
+            continue
+    return found
 
 
 def descendants(process: psutil.Process) -> list[psutil.Process]:

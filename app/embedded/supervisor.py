@@ -19,7 +19,7 @@ import psutil
 
 from app.domain.errors import Unavailable
 from app.embedded.environment import MARK, child_environment
-from app.embedded.processes import ProcessTable, carrying, stop_tree
+from app.embedded.processes import GRACE_S, ProcessTable, carrying, stop_tree
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 10.0
 STEADY_S = 30.0
@@ -45,6 +45,7 @@ class Part:
     stop_signal: signal.Signals = signal.SIGTERM
     user: int | None = None
     ready_within_s: float = 240
+    grace_s: float = GRACE_S
     before_start: Callable[[], None] = lambda: None
 
 
@@ -117,7 +118,7 @@ class Supervisor:
     async def _end(self, part: Part) -> None:
         process = self._table.processes.get(part.name)
         if process is not None:
-            await asyncio.to_thread(stop_tree, [process], part.stop_signal)
+            await asyncio.to_thread(stop_tree, [process], part.stop_signal, grace_s=part.grace_s)
         await asyncio.to_thread(_sweep, self._table.mark_of(part.name))
 
     async def _spawn(self, part: Part) -> asyncio.subprocess.Process:
@@ -175,7 +176,9 @@ class Supervisor:
         except Unavailable as error:
             self._say(str(error))
             with contextlib.suppress(psutil.NoSuchProcess):
-                await asyncio.to_thread(stop_tree, [psutil.Process(process.pid)], part.stop_signal)
+                await asyncio.to_thread(
+                    stop_tree, [psutil.Process(process.pid)], part.stop_signal, grace_s=part.grace_s
+                )
         return process
 
 

@@ -15,7 +15,7 @@ Send = Callable[[Event], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 
-class ClientDisconnected(Exception):  # noqa: N818 - named for what happened
+class ClientDisconnected(Exception):
     """The caller went away; nobody is left to be answered."""
 
 

@@ -24,7 +24,7 @@ one."""
 Rewrite = Callable[[bytes], bytes]
 
 
-class AnswerBroken(Exception):  # noqa: N818 - named for what happened
+class AnswerBroken(Exception):
     """MLflow's answer ended early, after its head was passed on. The connection to the caller must be cut."""
 
 

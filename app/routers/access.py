@@ -26,8 +26,6 @@ from app.routers.services import ServicesOf
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 
-MAX_BODY_BYTES = 1024 * 1024
-
 _MARK = "__countersign_access__"
 _PUBLIC = "public"
 _documented = HTTPBearer(auto_error=False, description="An OAuth 2 access token of the configured issuer.")
@@ -86,5 +84,4 @@ class GuardedRoute(APIRoute):
             raise TypeError(f"{path}: declare @needs(<permission>) or @public(<reason>) below the route")
         if isinstance(access, Permission):
             options["dependencies"] = [_requires(access), *(options.get("dependencies") or [])]
-        options["max_body_size"] = MAX_BODY_BYTES
         super().__init__(path, endpoint, **options)

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive
 
 from app.domain.errors import CountersignError, Forbidden, NotAuthenticated, Unavailable
 from app.domain.problems import problem_of
@@ -17,6 +18,7 @@ from app.telemetry import DENIALS
 
 _log = structlog.stdlib.get_logger(__name__)
 
+MAX_BODY_BYTES = 1024 * 1024
 PROBLEM = "urn:countersign:problem:"
 """What `type` begins with; docs/reference/problems.md tells of each."""
 
@@ -103,6 +105,21 @@ async def _http_exception(request: Request, error: Exception) -> JSONResponse:
     }.get(error.status_code, str(error.detail))
     slug = {404: "unknown-route", 405: "unknown-method", 413: "too-large"}.get(error.status_code, "http")
     return problem_response(error.status_code, str(error.detail), detail, slug=slug, headers=error.headers)
+
+
+def bounded(receive: Receive) -> Receive:
+    """The same body, ending in a 413 problem once it is larger than any message of ours."""
+    seen = 0
+
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > MAX_BODY_BYTES:
+            raise HTTPException(413, f"The body is larger than {MAX_BODY_BYTES} bytes")
+        return message
+
+    return counted
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -44,7 +44,7 @@ class Deployments:
             NotFound: there is no such deployment.
         """
         async with self._unit_of_work() as work:
-            before = await work.deployments.get(deployment_id, for_update=True)
+            before = await _locked(work, deployment_id)
             after = observed(before, report, at=self._clock.now())
             if after is None:
                 return before, before
@@ -59,7 +59,7 @@ class Deployments:
         self, work: UnitOfWork, deployment_id: str, *, generation: int, reason: str, message: str
     ) -> None:
         """Settle a generation that the deployer will never report on. Part of the caller's transaction."""
-        before = await work.deployments.get(deployment_id, for_update=True)
+        before = await _locked(work, deployment_id)
         if before.generation != generation or before.is_ready or before.has_failed:
             return
         after = given_up(before, reason=reason, message=message, at=self._clock.now())
@@ -84,3 +84,13 @@ class Deployments:
             object_id=deployment.id,
             details=details,
         )
+
+
+async def _locked(work: UnitOfWork, deployment_id: str) -> Deployment:
+    """The deployment, with nobody else changing it or its promotion.
+
+    The promotion first, as applying does: two that lock in opposite order wait for each other for ever.
+    """
+    seen = await work.deployments.get(deployment_id)
+    await work.promotions.get(seen.promotion_id, for_update=True)
+    return await work.deployments.get(deployment_id, for_update=True)

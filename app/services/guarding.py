@@ -83,7 +83,8 @@ class RegistryGuard:
         )
         link = link_to(self._public_url, promotion.id)
         raise PromotionRequired(
-            f"{_protected(policy, model, alias)}: it moves only through a promotion. {_where(promotion)} Follow it at {link}",
+            f"{_protected(policy, model, alias)}: it moves only through a promotion. {_where(promotion)} "
+            f"Follow it at {link}",
             promotion=promotion.id,
             state=promotion.state.value,
             link=link,

@@ -25,6 +25,8 @@ import pytest
 import yaml
 
 from app.adapters.postgres.audit import _CHAIN_LOCK
+from app.adapters.postgres.queue import create_queue, rescue_jobs_of_dead_workers
+from app.adapters.postgres.unit_of_work import Database
 from tests.issuer import Issuer
 from tests.platform import Countersign, MlflowServer, environment_for, until
 from tests.toll import Deployer, TollGate
@@ -404,6 +406,48 @@ def test_of_two_workers_the_other_goes_on_and_takes_over_when_one_is_killed(site
         site.check_became_live(promotion)
         # The next test needs one whose gate stays.
         site.kill_workers()
+
+
+# What the killed leave in the queue.
+
+
+def leave_job(database_url: str, *, task: str, lock: str | None, queueing_lock: str | None, status: str) -> None:
+    """A job that waits (``todo``), or that a worker which is no more had begun (``doing``)."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO procrastinate_jobs (queue_name, task_name, lock, queueing_lock, args, status)"
+            " VALUES ('default', %s, %s, %s, '{}', %s)",
+            [task, lock, queueing_lock, status],
+        )
+
+
+def jobs_left(database_url: str) -> list[tuple[str, str]]:
+    with psycopg.connect(database_url) as connection:
+        return connection.execute("SELECT task_name, status::text FROM procrastinate_jobs ORDER BY 1, 2").fetchall()
+
+
+async def test_a_job_that_is_queued_again_already_does_not_keep_others_from_being_rescued(database_url: str) -> None:
+    leave_job(database_url, task="sweep", lock=None, queueing_lock="sweep", status="doing")
+    leave_job(database_url, task="sweep", lock=None, queueing_lock="sweep", status="doing")
+    leave_job(database_url, task="sweep", lock=None, queueing_lock="sweep", status="todo")
+    leave_job(database_url, task="advance_promotion", lock="promotion:1", queueing_lock=None, status="doing")
+    queue = create_queue(database_url)
+    async with queue.open_async():
+        await rescue_jobs_of_dead_workers(queue)
+    assert jobs_left(database_url) == [("advance_promotion", "todo"), ("sweep", "todo")]
+
+
+@pytest.mark.parametrize("status", ["todo", "doing"])
+async def test_the_sweep_queues_nothing_for_what_has_a_job(database_url: str, status: str) -> None:
+    leave_job(database_url, task="advance_promotion", lock="promotion:1", queueing_lock=None, status=status)
+    database = Database(database_url)
+    for _ in range(2):
+        async with database.unit_of_work() as work:
+            await work.jobs.ensure_advancing("1")
+            await work.jobs.ensure_delivering("2")
+            await work.commit()
+    await database.close()
+    assert jobs_left(database_url) == [("advance_promotion", status), ("deliver", "todo")]
 
 
 # The gateway, step by step.

@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.adapters.postgres.tables import alias_holders, promotions
 from app.domain.promotions import OPEN
 
-
 _FOLDED_ROOT = func.lower(promotions.c.artifact_root)
 """Some file systems take ``M-ABC`` and ``m-abc`` for one folder, so bytes are guarded whatever the case."""
 
@@ -80,7 +79,7 @@ class AliasHolders:
     async def governing_below(self, folder: str) -> Governance | None:
         """Whether ``folder`` is, or contains, the root of governed artifacts."""
         inside = _FOLDED_ROOT.startswith(folder.rstrip("/").lower() + "/", autoescape=True)
-        return await self._governing(or_(_FOLDED_ROOT == folder.lower(), inside))
+        return await self._governing(or_(folder.lower() == _FOLDED_ROOT, inside))
 
     async def governing_logged_model(self, model_id: str) -> Governance | None:
         segment = promotions.c.artifact_root.contains(f"/models/{model_id}/", autoescape=True)

@@ -17,6 +17,12 @@ RECONNECT_S = 1.0
 class _Subscription:
     def __init__(self) -> None:
         self._changed = asyncio.Event()
+        self._is_over = False
+
+    def end(self) -> None:
+        """Nobody is waited for any more."""
+        self._is_over = True
+        self._changed.set()
 
     def wake(self) -> None:
         self._changed.set()
@@ -26,6 +32,8 @@ class _Subscription:
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
         except TimeoutError:
+            return False
+        if self._is_over:
             return False
         self._changed.clear()
         return True
@@ -62,11 +70,13 @@ class PostgresChanges:
             if not self._subscriptions[topic]:
                 del self._subscriptions[topic]
 
-    def wake_all(self) -> None:
-        """End every wait, as when the process is to stop."""
-        for subscriptions in list(self._subscriptions.values()):
-            for subscription in list(subscriptions):
-                subscription.wake()
+    def end_waits(self) -> None:
+        """Have every wait end now, as when the process is to stop."""
+        for subscription in self._all():
+            subscription.end()
+
+    def _all(self) -> list[_Subscription]:
+        return [subscription for among in self._subscriptions.values() for subscription in among]
 
     @staticmethod
     async def _until_lost(connection: asyncpg.Connection[asyncpg.Record], lost: asyncio.Event) -> None:
@@ -90,7 +100,8 @@ class PostgresChanges:
                 lost = asyncio.Event()
                 connection.add_termination_listener(lambda _connection, lost=lost: lost.set())
                 await connection.add_listener(CHANGES_CHANNEL, self._wake)
-                self.wake_all()
+                for subscription in self._all():
+                    subscription.wake()
                 await self._until_lost(connection, lost)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 pass

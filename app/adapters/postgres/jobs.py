@@ -22,6 +22,8 @@ _DEFER = text(
     """
 )
 
+_IS_QUEUED = text("SELECT EXISTS (SELECT FROM procrastinate_jobs WHERE lock = :lock AND status IN ('todo', 'doing'))")
+
 
 class Jobs:
     def __init__(self, connection: AsyncConnection) -> None:
@@ -43,16 +45,20 @@ class Jobs:
         )
 
     async def ensure_advancing(self, promotion_id: str) -> None:
-        """Queue a promotion unless the same sweep's job still waits: a net under whatever lost its job."""
+        """Queue a promotion unless there is a job for it: a net under whatever lost its job."""
         await self._ensure("advance_promotion", "promotion_id", promotion_id, lock=f"promotion:{promotion_id}")
 
     async def ensure_delivering(self, delivery_id: str) -> None:
-        """Queue a delivery unless the same sweep's job still waits."""
+        """Queue a delivery unless there is a job for it."""
         await self._ensure("deliver", "delivery_id", delivery_id, lock=f"delivery:{delivery_id}")
 
     async def _ensure(self, task: str, name: str, value: str, *, lock: str) -> None:
+        if await self._connection.scalar(_IS_QUEUED, {"lock": lock}):
+            # A second one would be tried behind each failed try of the first, and plan tries of its own.
+            return
         try:
             async with self._connection.begin_nested():
                 await self._defer(task, {name: value}, lock=lock, once=f"sweep:{lock}")
         except IntegrityError:
+            # Another worker's sweep was faster.
             return

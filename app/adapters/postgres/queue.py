@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from procrastinate import App, BaseRetryStrategy, PsycopgConnector, RetryDecision
-from procrastinate.jobs import Job
+from procrastinate.exceptions import UniqueViolation
+from procrastinate.jobs import Job, Status
 
 from app.domain.errors import Unavailable
 
@@ -22,13 +23,18 @@ class KeepTrying(BaseRetryStrategy):
 
 def create_queue(database_url: str) -> App:
     """A queue that connects when it is opened."""
-    return App(connector=PsycopgConnector(conninfo=database_url, min_size=1, max_size=6))
+    # The time-out is for a connection: a worker whose database went away says goodbye to it, and must not take long.
+    return App(connector=PsycopgConnector(conninfo=database_url, min_size=1, max_size=6, timeout=10))
 
 
 async def rescue_jobs_of_dead_workers(queue: App) -> int:
     """Give the jobs of workers that were killed back to the queue; returns how many."""
     rescued = 0
     for job in await queue.job_manager.get_stalled_jobs(seconds_since_heartbeat=DEAD_AFTER_S):
-        await queue.job_manager.retry_job(job)
+        try:
+            await queue.job_manager.retry_job(job)
+        except UniqueViolation:
+            # The same was queued again meanwhile (it has a queueing lock): one of them is enough.
+            await queue.job_manager.finish_job(job, status=Status.FAILED, delete_job=True)
         rescued += 1
     return rescued

@@ -53,8 +53,11 @@ class UnitOfWork:
         self._topics: set[str] = set()
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(translated_failures())
-        connection = await self._stack.enter_async_context(self._engine.connect())
+        async with AsyncExitStack() as stack:
+            # When this fails, __aexit__ is not called: the failure must be translated here.
+            await stack.enter_async_context(translated_failures())
+            connection = await stack.enter_async_context(self._engine.connect())
+            self._stack = stack.pop_all()
         self._connection = connection
         self.promotions = Promotions(connection)
         self.policies = Policies(connection)

@@ -73,6 +73,16 @@ class Process:
                 [*tied, *self._arguments], env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
 
+    def until(self, wanted: Callable[[], object], what: str) -> None:
+        """Wait for a condition; when the process ends before, or it never comes, its log tells why."""
+        assert self._process is not None
+        process = self._process
+        try:
+            until(lambda: process.poll() is not None or wanted(), what)
+            assert process.poll() is None, f"it ended with {process.poll()}"
+        except (pytest.fail.Exception, AssertionError) as error:
+            pytest.fail(f"{error}\n{self._log.read_text()[-4000:]}")
+
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
         import psutil
 
@@ -106,7 +116,7 @@ class RayHead:
 
     def start(self) -> None:
         self.process.start()
-        until(lambda: self.applications() is not None, "Ray's dashboard")
+        self.process.until(lambda: self.applications() is not None, "Ray's dashboard")
 
     def versions(self) -> set[str]:
         """The versions that are not on their way out."""
@@ -171,7 +181,7 @@ class Deployer:
 
     def start(self) -> None:
         self.process.start()
-        until(lambda: httpx.get(f"{self.url}/livez").is_success, "the deployer")
+        self.process.until(lambda: httpx.get(f"{self.url}/livez").is_success, "the deployer")
 
     def call(
         self, version: str, model: Saved, *, name: str = "iris", generation: int | None = None, **data: object

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from app.embedded.environment import MARK
-from app.embedded.processes import ProcessTable, is_running, stop_leftovers
+from app.embedded.processes import ProcessTable, is_running, stop_leftovers, working_in
 from app.embedded.supervisor import LONGEST_DELAY_S, back_off, bound, describe_end, reason_in, rotate
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -79,6 +79,13 @@ def test_a_zombie_does_not_count_as_running() -> None:
         seen = psutil.Process(process.pid)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert not is_running(seen)
+
+
+def test_who_works_in_a_folder_is_found(tmp_path: Path) -> None:
+    assert not working_in(tmp_path)
+    with subprocess.Popen(SLEEP, cwd=tmp_path) as process:
+        assert [found.pid for found in working_in(tmp_path)] == [process.pid]
+        process.kill()
 
 
 def test_restarts_come_at_once_and_then_ever_later() -> None:
