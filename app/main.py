@@ -105,5 +105,7 @@ def _control_plane() -> FastAPI:
     app.include_router(control)
     app.include_router(operations.router)
     install_problem_handlers(app)
-    Instrumentator(excluded_handlers=["/livez", "/readyz", "/metrics"]).instrument(app)
+    Instrumentator(
+        excluded_handlers=["/livez", "/readyz", "/metrics"], should_instrument_requests_inprogress=True
+    ).instrument(app)
     return app

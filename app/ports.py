@@ -120,4 +120,4 @@ class Changes(Protocol):
 
 class Subscription(Protocol):
     async def wait(self, timeout_s: float) -> bool:
-        """Whether something changed within the time; at once when it did since the last call, or when waiting is over."""
+        """Whether something changed within the time, or did since the last call."""

@@ -1,13 +1,14 @@
 """Typed settings: the only reader of the environment.
 
 Every variable starts with ``COUNTERSIGN_``. All mistakes are reported together, each with the name of its
-variable, before anything starts. A secret is given by a file (``…_FILE``) or by the environment, never by a URL that
-is logged; the database URL is masked wherever it is shown.
+variable, before anything starts. The database URL, which holds a password, may be given by a file instead
+(``COUNTERSIGN_DATABASE_URL_FILE``); it is masked wherever it is shown.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -70,8 +71,9 @@ class Settings(BaseSettings):
 
     log_format: Literal["json", "console"] = Field(default="json", description="How logs are written to stderr.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least log level.")
+    worker_metrics_host: str = Field(default="127.0.0.1", description="The address of the worker's metrics.")
     worker_metrics_port: int | None = Field(
-        default=None, ge=1, le=65535, description="Port of the worker's Prometheus metrics on loopback; none if unset."
+        default=None, ge=1, le=65535, description="Port of the worker's Prometheus metrics; none if unset."
     )
 
     @field_validator("oidc_algorithms", "service_groups", mode="before")
@@ -123,14 +125,33 @@ class Settings(BaseSettings):
         return value.rstrip("/")
 
 
-def load_settings(**overrides: object) -> Settings:
+def database_url() -> str | None:
+    """The database's URL, from its variable or from the file that ``COUNTERSIGN_DATABASE_URL_FILE`` names.
+
+    Raises:
+        InvalidConfiguration: both are set, or the file cannot be read.
+    """
+    url, file = os.environ.get("COUNTERSIGN_DATABASE_URL"), os.environ.get("COUNTERSIGN_DATABASE_URL_FILE")
+    if file is None:
+        return url
+    if url is not None:
+        raise InvalidConfiguration("COUNTERSIGN_DATABASE_URL and COUNTERSIGN_DATABASE_URL_FILE: set one, not both")
+    try:
+        return Path(file).read_text().strip()
+    except OSError as error:
+        raise InvalidConfiguration(f"COUNTERSIGN_DATABASE_URL_FILE: {file} cannot be read: {error.strerror}") from None
+
+
+def load_settings() -> Settings:
     """Read the environment once.
 
     Raises:
         InvalidConfiguration: with one line per wrong or missing variable.
     """
+    url = database_url()
+    given = {"database_url": url} if url is not None else {}
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic validates
+        return Settings(**given)  # type: ignore[arg-type]  # pydantic validates
     except (ValidationError, json.JSONDecodeError) as error:
         raise InvalidConfiguration(_explain(error)) from None
 

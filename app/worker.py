@@ -38,7 +38,7 @@ async def run_worker(settings: Settings) -> None:
         Unavailable: the database does not answer, or not any more.
     """
     if settings.worker_metrics_port:
-        start_http_server(settings.worker_metrics_port, addr="127.0.0.1")
+        start_http_server(settings.worker_metrics_port, addr=settings.worker_metrics_host)
     queue = create_queue(settings.database_url.get_secret_value())
     async with open_worker(settings) as services:
         await services.database.check_alive()

@@ -26,7 +26,7 @@ def settings() -> str:
         rows.append(f"| `COUNTERSIGN_{name.upper()}` | {default} | {field.description}{among if choices else ''} |")
     return (
         f"# Settings\n\n{NOTE}Read once at the start, from the environment. All mistakes are reported together. Lists are "
-        "comma-separated.\n`migrate`, `apply` and `audit` need `COUNTERSIGN_DATABASE_URL` alone.\n\n" + "\n".join(rows) + "\n"
+        "comma-separated.\n`migrate`, `apply` and `audit` need `COUNTERSIGN_DATABASE_URL` alone, which `COUNTERSIGN_DATABASE_URL_FILE` may\nreplace.\n\n" + "\n".join(rows) + "\n"
     )
 
 

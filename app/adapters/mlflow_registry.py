@@ -57,7 +57,12 @@ class MlflowRegistry:
         )
 
     async def check_alive(self) -> None:
-        await self._send("GET", "/health", {})
+        # Not /health: that answers though the database is away, and whatever Host it is asked by.
+        response = await self._send("GET", f"{_API}/registered-models/search", {"max_results": "1"})
+        if response.status_code == 403:
+            raise UpstreamUnavailable("MLflow refuses us: start it with --allowed-hosts naming the host we call it by.")
+        if not response.is_success:
+            raise UpstreamUnavailable(f"MLflow answered {response.status_code}.")
 
     async def _call(self, method: str, path: str, values: Mapping[str, str], *, missing: str) -> dict[str, Any]:
         response = await self._send(method, _API + path, values)

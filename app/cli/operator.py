@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from app.domain.errors import InvalidConfiguration
+from app.settings import database_url as configured_database_url
 
 
 def database_url() -> str:
@@ -13,7 +12,7 @@ def database_url() -> str:
     Raises:
         InvalidConfiguration: it is not set.
     """
-    url = os.environ.get("COUNTERSIGN_DATABASE_URL", "")
+    url = configured_database_url() or ""
     if not url.startswith(("postgresql://", "postgres://")):
         raise InvalidConfiguration("COUNTERSIGN_DATABASE_URL: expected postgresql://user:password@host:port/name")
     return url

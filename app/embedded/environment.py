@@ -13,6 +13,7 @@ import importlib.util
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,3 +239,16 @@ def child_environment(settings: Mapping[str, str]) -> dict[str, str]:
     for name in ("NO_PROXY", "no_proxy"):
         kept[name] = ",".join(filter(None, [kept.get(name, ""), "127.0.0.1,localhost,::1"]))
     return {**kept, "PYTHONUNBUFFERED": "1", **settings}
+
+
+def bytecode_settings(folder: DataFolder) -> dict[str, str]:
+    """Where processes keep compiled bytecode when this one was told to keep none and none is installed.
+
+    Without any, a dozen processes compile MLflow, Canaille and Ray anew at each start, which takes longer than all else.
+    """
+    mlflow = importlib.util.find_spec("mlflow")
+    source = mlflow.origin if mlflow is not None else None
+    compiled = source is not None and Path(importlib.util.cache_from_source(source)).exists()
+    if compiled or not sys.dont_write_bytecode:
+        return {}
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder.root / "bytecode")}

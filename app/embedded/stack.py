@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from app.domain.errors import Unavailable
 from app.embedded.connection import Connection
-from app.embedded.environment import DataFolder, child_environment, drop_short_directory
+from app.embedded.environment import DataFolder, bytecode_settings, child_environment, drop_short_directory
 from app.embedded.guardian import FAREWELL
 from app.embedded.identity import (
     TOKEN_LIFETIME_S,
@@ -95,7 +95,7 @@ class Stack:
         self.connection: Connection | None = None
         self._say = say
         self._table = ProcessTable(plan.folder.processes_file, secrets.token_hex(16))
-        self._supervisor = Supervisor(self._table, say, self._publish)
+        self._supervisor = Supervisor(self._table, say, self._publish, bytecode_settings(plan.folder))
         self._guardian: asyncio.subprocess.Process | None = None
         self._chores: list[asyncio.Task[None]] = []
 

@@ -52,8 +52,15 @@ class Part:
 class Supervisor:
     """Starts parts and keeps them running until :meth:`stop`."""
 
-    def __init__(self, table: ProcessTable, say: Callable[[str], None], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        table: ProcessTable,
+        say: Callable[[str], None],
+        changed: Callable[[], None],
+        environment: Mapping[str, str],
+    ) -> None:
         self._table = table
+        self._environment = environment
         self._say = say
         self._changed = changed
         self._parts: list[Part] = []
@@ -85,7 +92,7 @@ class Supervisor:
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *command,
-                env=child_environment({**environment, MARK: self._table.mark_of(name)}),
+                env=self._environment_of(name, environment),
                 cwd=logs,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
@@ -126,7 +133,7 @@ class Supervisor:
         with part.log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *part.command,
-                env=child_environment({**part.environment, MARK: self._table.mark_of(part.name)}),
+                env=self._environment_of(part.name, part.environment),
                 cwd=part.folder,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
@@ -136,6 +143,9 @@ class Supervisor:
             )
         self._table.add(part.name, process.pid)
         return process
+
+    def _environment_of(self, name: str, settings: Mapping[str, str]) -> dict[str, str]:
+        return child_environment({**self._environment, **settings, MARK: self._table.mark_of(name)})
 
     async def _until_ready(self, part: Part, process: asyncio.subprocess.Process) -> None:
         deadline = time.monotonic() + part.ready_within_s

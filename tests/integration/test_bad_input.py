@@ -42,7 +42,7 @@ def test_what_does_not_exist_is_named(service: Countersign, model: str, change: 
     assert listed == []
 
 
-@pytest.mark.parametrize("path", ["/promotions/prm_nothing", "/deployments/dep_nothing", "/models/none/aliases/production"])
+@pytest.mark.parametrize("path", ["/promotions/prm_none", "/deployments/dep_none", "/models/none/aliases/production"])
 def test_reading_what_does_not_exist_names_it(service: Countersign, path: str) -> None:
     document = problem(service.call("viewer", "GET", path), 404, "not-found")
     assert path.split("/")[2] in str(document["detail"])
@@ -79,7 +79,9 @@ def test_what_is_not_json_is_refused(service: Countersign, content: bytes) -> No
 
 def test_a_body_that_is_too_large_is_refused(service: Countersign) -> None:
     content = b'{"reason": "' + b"x" * 2_000_000 + b'"}'
-    answer = service.call("scientist", "POST", "/promotions", content=content, headers={"Content-Type": "application/json"})
+    answer = service.call(
+        "scientist", "POST", "/promotions", content=content, headers={"Content-Type": "application/json"}
+    )
     assert answer.status_code == 413
     assert answer.headers["content-type"] == "application/problem+json"
 
@@ -113,7 +115,8 @@ def test_an_unknown_path_and_method_are_problems_too(service: Countersign) -> No
 
 
 @pytest.mark.parametrize(
-    "path", ["/control/../mlflow", "/control//v1/promotions", "/livez/x", "/metricsx", "/controlx", "/.well-known/nothing"]
+    "path",
+    ["/control/../mlflow", "/control//v1/promotions", "/livez/x", "/metricsx", "/controlx", "/.well-known/x"],
 )
 def test_a_path_that_is_almost_right_reaches_nothing(service: Countersign, path: str) -> None:
     request = httpx.Request("GET", service.url, headers={"Authorization": f"Bearer {service.token('administrator')}"})

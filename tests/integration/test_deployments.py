@@ -248,7 +248,9 @@ def test_a_private_address_is_not_called_unless_the_target_allows_it(
     (delivery,) = countersign.call("administrator", "GET", "/deliveries").json()["items"]
 
     def attempts() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = countersign.call("administrator", "GET", f"/deliveries/{delivery['id']}").json()["log"]
+        found: list[dict[str, Any]] = countersign.call("administrator", "GET", f"/deliveries/{delivery['id']}").json()[
+            "log"
+        ]
         return found
 
     until(attempts, "an attempt")

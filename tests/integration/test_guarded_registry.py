@@ -22,7 +22,9 @@ def native(service: Countersign, who: str, method: str, path: str, body: object 
     return httpx.request(method, service.url + path, json=body, headers=headers, timeout=PATIENCE_S, trust_env=False)
 
 
-def set_alias(service: Countersign, who: str, model: str, alias: str, version: str, *, api: str = MLFLOW) -> httpx.Response:
+def set_alias(
+    service: Countersign, who: str, model: str, alias: str, version: str, *, api: str = MLFLOW
+) -> httpx.Response:
     body = {"name": model, "alias": alias, "version": version}
     return native(service, who, "POST", f"{api}/registered-models/alias", body)
 
@@ -109,7 +111,11 @@ GOVERNED = [
     ("DELETE", "/model-versions/delete", {"version": "1"}),
     ("DELETE", "/registered-models/delete", {}),
     ("POST", "/registered-models/rename", {"new_name": "elsewhere"}),
-    ("POST", "/model-versions/transition-stage", {"version": "1", "stage": "Production", "archive_existing_versions": False}),
+    (
+        "POST",
+        "/model-versions/transition-stage",
+        {"version": "1", "stage": "Production", "archive_existing_versions": False},
+    ),
     ("POST", "/registered-models/set-tag", {"key": "mlflow.prompt.is_prompt", "value": "true"}),
     ("POST", "/model-versions/set-tag", {"version": "1", "key": "mlflow.prompt.text", "value": "other"}),
 ]
@@ -160,7 +166,11 @@ def test_what_no_promotion_rests_on_is_changed_as_ever(
     answer = native(service, "scientist", "DELETE", f"{MLFLOW}/model-versions/delete", {"name": model, "version": "2"})
     assert answer.status_code == 200
     answer = native(
-        service, "scientist", "POST", f"{MLFLOW}/model-versions/set-tag", {"name": model, "version": "1", "key": "a", "value": "b"}
+        service,
+        "scientist",
+        "POST",
+        f"{MLFLOW}/model-versions/set-tag",
+        {"name": model, "version": "1", "key": "a", "value": "b"},
     )
     assert answer.status_code == 200
 

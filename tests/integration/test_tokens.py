@@ -127,7 +127,7 @@ def test_an_audience_among_several_is_enough(service: Countersign, issuer: Issue
 
 @pytest.mark.parametrize("groups", ["scientists", {"scientists": True}, [["scientists"]], None, [1]])
 def test_groups_of_another_shape_give_no_role(service: Countersign, issuer: Issuer, groups: object) -> None:
-    token = issuer.token("somebody", **{"groups": groups})  # type: ignore[arg-type]
+    token = issuer.token("somebody", groups=groups)  # type: ignore[arg-type]
     answer = service.call(None, "GET", "/promotions", headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code == 403
 
@@ -165,7 +165,9 @@ def test_made_up_key_names_do_not_make_us_hammer_the_issuer(countersign: Counter
     with running_issuer() as issuer:
         countersign.start("gateway", COUNTERSIGN_OIDC_ISSUER=issuer.url)
         for number in range(40):
-            token = issuer.token(key=new_key(f"k{number}")) if number < 3 else issuer.token(header={"kid": f"x{number}"})
+            token = (
+                issuer.token(key=new_key(f"k{number}")) if number < 3 else issuer.token(header={"kid": f"x{number}"})
+            )
             answer = countersign.call(None, "GET", "/me", headers={"Authorization": f"Bearer {token}"})
             assert answer.status_code == 401
         assert issuer.asked <= 8
