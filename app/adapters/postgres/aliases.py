@@ -79,7 +79,7 @@ class AliasHolders:
     async def governing_below(self, folder: str) -> Governance | None:
         """Whether ``folder`` is, or contains, the root of governed artifacts."""
         inside = _FOLDED_ROOT.startswith(folder.rstrip("/").lower() + "/", autoescape=True)
-        return await self._governing(or_(folder.lower() == _FOLDED_ROOT, inside))
+        return await self._governing(or_(_FOLDED_ROOT.in_([folder.lower()]), inside))
 
     async def governing_logged_model(self, model_id: str) -> Governance | None:
         segment = promotions.c.artifact_root.contains(f"/models/{model_id}/", autoescape=True)
