@@ -22,7 +22,7 @@ help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
 setup: $(filter .uv/%,$(UV)) ## Make .venv with exactly what uv.lock says; installs uv into .uv if it is missing
-	@$(UV) sync --locked --all-extras $(if $(wildcard $(BIN)/countersign),--quiet)
+	@$(UV) sync --locked --all-extras --compile-bytecode $(if $(wildcard $(BIN)/countersign),--quiet)
 
 demo: setup ## Start everything and tell the story (ONCE=1: then end; CLEAN=1: begin from nothing; PORT=8080)
 	@$(BIN)/python -m demo --port $(PORT) $(if $(call is_set,$(ONCE)),--once) $(if $(call is_set,$(CLEAN)),--clean)

@@ -11,6 +11,7 @@ from demo.platform import Connection
 from demo.screen import Screen
 
 OWN_MODEL = "my-model"
+RAY = "Ray"
 
 
 def tell(connection: Connection, folder: Path, screen: Screen) -> None:
@@ -20,7 +21,7 @@ def tell(connection: Connection, folder: Path, screen: Screen) -> None:
     screen.line()
     screen.say("Pages to open:")
     for name, url in _pages(connection).items():
-        screen.fact(name, url)
+        screen.fact(name, f"{url}  (asks for the token in {folder / 'secrets' / 'ray.token'})" if name == RAY else url)
     screen.line()
     screen.say(f"People: {', '.join(connection.tokens)}. Their passwords and access tokens are in {file}.")
     screen.say(f"Data and logs are in {folder}; `make demo CLEAN=1` begins from nothing.")
@@ -40,7 +41,7 @@ def _pages(connection: Connection) -> dict[str, str]:
         "API docs": f"{connection.gateway}/control/docs",
         "MLflow": connection.upstream,
         "identity": connection.issuer,
-        "Ray": connection.ray_dashboard,
+        RAY: connection.ray_dashboard,
     }
     return {name: url for name, url in candidates.items() if _opens(url)}
 

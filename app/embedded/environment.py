@@ -244,7 +244,7 @@ def child_environment(settings: Mapping[str, str]) -> dict[str, str]:
 def bytecode_settings(folder: DataFolder) -> dict[str, str]:
     """Where processes keep compiled bytecode when this one was told to keep none and none is installed.
 
-    Without any, a dozen processes compile MLflow, Canaille and Ray anew at each start, which takes longer than all else.
+    Without any, a dozen processes compile MLflow, Canaille and Ray at each start, which takes longer than all else.
     """
     mlflow = importlib.util.find_spec("mlflow")
     source = mlflow.origin if mlflow is not None else None

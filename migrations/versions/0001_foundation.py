@@ -262,4 +262,6 @@ def upgrade() -> None:
 def _install_queue() -> None:
     """Many statements in one text: only the driver's simple protocol takes them."""
     schema = SchemaManager.get_schema()
-    op.get_bind().connection.dbapi_connection.run_async(lambda driver: driver.execute(schema))
+    connection = op.get_bind().connection.dbapi_connection
+    assert connection is not None  # the migration runs on it
+    connection.run_async(lambda driver: driver.execute(schema))
