@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     oidc_leeway_s: int = Field(
         default=30, ge=0, le=300, description="Seconds of clock difference tolerated in a token."
     )
-    roles: dict[Role, list[str]] = Field(
+    roles: Annotated[dict[Role, list[str]], NoDecode] = Field(
         default={}, description='JSON: role to groups, as {"approver": ["ml-leads"], "viewer": ["*"]}.'
     )
     service_groups: CommaSeparated = Field(default=[], description="Groups whose members are services, not people.")
@@ -80,6 +80,16 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _from_json(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"expected JSON, {error}") from None
 
     @field_validator("oidc_algorithms")
     @classmethod
@@ -152,13 +162,11 @@ def load_settings() -> Settings:
     given = {"database_url": url} if url is not None else {}
     try:
         return Settings(**given)  # type: ignore[arg-type]  # pydantic validates
-    except (ValidationError, json.JSONDecodeError) as error:
+    except ValidationError as error:
         raise InvalidConfiguration(_explain(error)) from None
 
 
-def _explain(error: ValidationError | json.JSONDecodeError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"COUNTERSIGN_ROLES: expected JSON, {error}"
+def _explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors(include_input=False, include_url=False):
         name = "COUNTERSIGN_" + str(item["loc"][0]).upper() if item["loc"] else "settings"

@@ -35,23 +35,29 @@ def tell(connection: Connection, folder: Path, screen: Screen) -> None:
 
 
 def _pages(connection: Connection) -> dict[str, str]:
-    """The pages that a browser gets without a token."""
+    """The pages that a browser gets without a token; one that only leads to another is left out."""
     candidates = {
-        "console": connection.console,
         "API docs": f"{connection.gateway}/control/docs",
+        "console": connection.console,
         "MLflow": connection.upstream,
         "identity": connection.issuer,
         RAY: connection.ray_dashboard,
     }
-    return {name: url for name, url in candidates.items() if _opens(url)}
+    pages: dict[str, str] = {}
+    for name, url in candidates.items():
+        if (page := _page(url)) and page not in pages:
+            pages[page] = name
+    return {name: candidates[name] for name in pages.values()}
 
 
-def _opens(url: str) -> bool:
+def _page(url: str) -> str | None:
+    """The address of the page that a browser ends at, if there is one."""
     try:
         answer = httpx.get(url, headers={"Accept": "text/html"}, follow_redirects=True, timeout=10, trust_env=False)
     except httpx.HTTPError:
-        return False
-    return answer.status_code == 200 and answer.headers.get("content-type", "").startswith("text/html")
+        return None
+    is_page = answer.status_code == 200 and answer.headers.get("content-type", "").startswith("text/html")
+    return str(answer.url) if is_page else None
 
 
 def _commands(connection: Connection, file: Path) -> list[str]:

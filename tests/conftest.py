@@ -6,6 +6,7 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -13,7 +14,7 @@ import pytest
 
 from app.adapters.postgres.schema import migrate
 from tests.issuer import Issuer, running_issuer
-from tests.platform import Countersign, MlflowServer, environment_for, running_mlflow
+from tests.platform import Countersign, MlflowServer, new_countersign, running_mlflow
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +42,15 @@ def template_database(postgres: Callable[[str], str]) -> str:
 @pytest.fixture
 def database_url(postgres: Callable[[str], str], template_database: str) -> Iterator[str]:
     """A migrated database for this test alone."""
+    with database_of(postgres, template_database) as url:
+        yield url
+
+
+@contextmanager
+def database_of(postgres: Callable[[str], str], template: str) -> Iterator[str]:
+    """A copy of a database, for as long as it is needed."""
     name = f"test_{uuid.uuid4().hex}"
-    _administer(postgres, f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    _administer(postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
     yield postgres(name)
     _administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -79,21 +87,14 @@ def service(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Countersign]:
     """A gateway and a worker that many tests share, each with models of its own."""
-    _administer(postgres, f"CREATE DATABASE shared TEMPLATE {template_database}")
-    environment = environment_for(
-        database_url=postgres("shared"),
-        upstream_url=mlflow_server.url,
-        artifacts=mlflow_server.artifacts,
-        issuer=issuer,
-    )
-    service = Countersign(environment, tmp_path_factory.mktemp("service"), issuer)
-    try:
-        service.run("migrate")
+    folder = tmp_path_factory.mktemp("service")
+    with (
+        database_of(postgres, template_database) as url,
+        new_countersign(url, mlflow_server, issuer, folder) as service,
+    ):
         service.start("gateway")
         service.start("worker")
         yield service
-    finally:
-        service.stop()
 
 
 @pytest.fixture
@@ -101,12 +102,5 @@ def countersign(
     database_url: str, mlflow_server: MlflowServer, issuer: Issuer, tmp_path: Path
 ) -> Iterator[Countersign]:
     """A database with the default policy; the test starts gateways and workers."""
-    environment = environment_for(
-        database_url=database_url, upstream_url=mlflow_server.url, artifacts=mlflow_server.artifacts, issuer=issuer
-    )
-    countersign = Countersign(environment, tmp_path, issuer)
-    try:
-        countersign.run("migrate")
+    with new_countersign(database_url, mlflow_server, issuer, tmp_path) as countersign:
         yield countersign
-    finally:
-        countersign.stop()

@@ -267,3 +267,19 @@ def environment_for(*, database_url: str, upstream_url: str, artifacts: Path, is
         "COUNTERSIGN_ROLES": json.dumps(ROLES),
         "COUNTERSIGN_SERVICE_GROUPS": "services",
     }
+
+
+@contextmanager
+def new_countersign(
+    database_url: str, mlflow_server: MlflowServer, issuer: Issuer, folder: Path
+) -> Iterator[Countersign]:
+    """A migrated database with the default policy, for gateways and workers that the test starts."""
+    environment = environment_for(
+        database_url=database_url, upstream_url=mlflow_server.url, artifacts=mlflow_server.artifacts, issuer=issuer
+    )
+    countersign = Countersign(environment, folder, issuer)
+    try:
+        countersign.run("migrate")
+        yield countersign
+    finally:
+        countersign.stop()

@@ -81,6 +81,8 @@ def _s3_files(uri: str) -> Iterator[FileDigest]:
                     yield _digest(item["Key"].removeprefix(prefix), body.iter_chunks(_PIECE))
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "error")
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+            raise Unavailable(f"The artifact store answered {code}.") from None
         raise Unresolvable(f"Artifacts at {uri} cannot be read: the store answered {code}.") from None
     except BotoCoreError as error:
         raise Unavailable(f"The artifact store does not answer ({type(error).__name__}).") from None

@@ -142,8 +142,10 @@ class Promotion:
         return self.state not in OPEN | {State.ROLLING_OUT}
 
 
-def moved(promotion: Promotion, to: State, *, at: datetime, reason: str | None = None) -> Promotion:
-    """The promotion after a legal move.
+def moved(
+    promotion: Promotion, to: State, *, at: datetime, reason: str | None = None, alias_moved: bool = False
+) -> Promotion:
+    """The promotion after a legal move. ``alias_moved`` says that the alias moved though this is not *applied*.
 
     Raises:
         IllegalMove: with the state it is in; nothing was changed.
@@ -160,7 +162,7 @@ def moved(promotion: Promotion, to: State, *, at: datetime, reason: str | None =
         state_reason=reason,
         updated_at=at,
         revision=promotion.revision + 1,
-        alias_moved=promotion.alias_moved or to is State.APPLIED,
+        alias_moved=promotion.alias_moved or alias_moved or to is State.APPLIED,
         applied_at=at if to is State.APPLIED else promotion.applied_at,
     )
 

@@ -28,10 +28,15 @@ TURN_WAIT = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class _Stale:
-    """The world is not what was approved."""
+class _Halt:
+    """Why a promotion cannot be applied: *stale* while the alias is where it was, *failed* when it has moved."""
 
     reason: str
+    alias_moved: bool = False
+
+    @property
+    def state(self) -> State:
+        return State.FAILED if self.alias_moved else State.STALE
 
 
 class Applying:
@@ -59,11 +64,11 @@ class Applying:
         promotion = await self._begin(promotion_id)
         if promotion is None or promotion.state is not State.APPLYING:
             return
-        verdict = await self._move_alias(promotion)
-        if verdict is None:
+        halt = await self._move_alias(promotion)
+        if halt is None:
             await self._finish(promotion)
         else:
-            await self._settle(promotion, State.STALE, verdict.reason)
+            await self._end(promotion, halt)
 
     async def _begin(self, promotion_id: str) -> Promotion | None:
         """Take the alias's one place in flight. ``None`` when it is not this promotion's turn."""
@@ -97,34 +102,42 @@ class Applying:
             work.record(promotion_entry(f"promotion.{state}", after, by=newer.id))
             work.announce(topic_of(after.id))
 
-    async def _move_alias(self, promotion: Promotion) -> _Stale | None:
+    async def _move_alias(self, promotion: Promotion) -> _Halt | None:
         """Compare, set, read back. Repeating it after a crash finds the alias moved and changes nothing."""
         try:
             model = await self._registry.get_model(promotion.model)
-            if model.created_at != promotion.model_created_at:
-                return _Stale(f"model {promotion.model} was deleted and created again; its versions are others")
-            version = await self._registry.get_version(promotion.model, promotion.to_version)
-            if version.source_uri != promotion.source_uri:
-                return _Stale(f"version {promotion.to_version} points to {version.source_uri} now")
-            digest = tree_digest(await self._store.files(promotion.uri))
-        except (NotFound, Unresolvable) as gone:
-            return _Stale(gone.message)
-        if digest != promotion.digest:
-            return _Stale(f"the artifacts changed: their digest is {digest}, approved was {promotion.digest}")
+        except NotFound as gone:
+            return _Halt(gone.message)
         holder = model.aliases.get(promotion.alias)
-        if holder == promotion.to_version:
+        is_moved = holder == promotion.to_version and holder != promotion.from_version
+        if model.created_at != promotion.model_created_at:
+            return _Halt(f"model {promotion.model} was deleted and created again; its versions are others")
+        if why := await self._what_changed(promotion):
+            return _Halt(f"the alias moved, but {why}" if is_moved else why, alias_moved=is_moved)
+        if is_moved:
             return None
         if holder != promotion.from_version:
             was = f"version {promotion.from_version}" if promotion.from_version else "no version"
-            return _Stale(
-                f"{promotion.alias} was held by {was} when this was asked for, and is by version {holder} now"
-            )
+            now = f"version {holder}" if holder else "no version"
+            return _Halt(f"{promotion.alias} was held by {was} when this was asked for, and is by {now} now")
         await self._registry.set_alias(promotion.model, promotion.alias, promotion.to_version)
         seen = (await self._registry.get_model(promotion.model)).aliases.get(promotion.alias)
         if seen != promotion.to_version:
-            return _Stale(
-                f"{promotion.alias} was set and then read back as held by version {seen}: somebody else moved it"
-            )
+            why = f"{promotion.alias} was set and then read back as held by version {seen}: somebody else moved it"
+            return _Halt(why, alias_moved=True)
+        return None
+
+    async def _what_changed(self, promotion: Promotion) -> str | None:
+        """How the version differs from what was approved."""
+        try:
+            version = await self._registry.get_version(promotion.model, promotion.to_version)
+            if version.source_uri != promotion.source_uri:
+                return f"version {promotion.to_version} points to {version.source_uri} now"
+            digest = tree_digest(await self._store.files(promotion.uri))
+        except (NotFound, Unresolvable) as gone:
+            return gone.message
+        if digest != promotion.digest:
+            return f"the artifacts changed: their digest is {digest}, approved was {promotion.digest}"
         return None
 
     async def _finish(self, promotion: Promotion) -> None:
@@ -198,14 +211,15 @@ class Applying:
         )
         await work.jobs.deliver(delivery_id)
 
-    async def _settle(self, promotion: Promotion, state: State, reason: str) -> None:
+    async def _end(self, promotion: Promotion, halt: _Halt) -> None:
         async with self._unit_of_work() as work:
             before = await work.promotions.get(promotion.id, for_update=True)
-            if before.state is not promotion.state:
+            if before.state is not State.APPLYING:
                 return
-            after = moved(before, state, at=self._clock.now(), reason=reason)
+            now = self._clock.now()
+            after = moved(before, halt.state, at=now, reason=halt.reason, alias_moved=halt.alias_moved)
             await work.promotions.save(before, after)
-            work.record(promotion_entry(f"promotion.{state}", after))
+            work.record(promotion_entry(f"promotion.{after.state}", after))
             work.announce(topic_of(after.id))
             await work.commit()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,13 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
-from tests.platform import Countersign, MlflowServer
+from tests.conftest import database_of
+from tests.issuer import Issuer
+from tests.platform import Countersign, MlflowServer, new_countersign, until
 from tests.toll import Deployer
 
-SECRET = "whsec_" + base64.b64encode(b"gateway to deployer, 32 bytes ok").decode()
-CALLBACK_SECRET = "whsec_" + base64.b64encode(b"deployer to gateway, 32 bytes ok").decode()
 
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def deployer() -> Iterator[Deployer]:
     with Deployer() as deployer:
         yield deployer
@@ -32,12 +31,24 @@ def model(mlflow_server: MlflowServer, model_name: str) -> str:
     return model_name
 
 
-@pytest.fixture
-def running(countersign: Countersign, deployer: Deployer, tmp_path: Path) -> Countersign:
-    configure(countersign, deployer, tmp_path)
-    countersign.start("gateway")
-    countersign.start("worker")
-    return countersign
+@pytest.fixture(scope="module")
+def running(
+    postgres: Callable[[str], str],
+    template_database: str,
+    mlflow_server: MlflowServer,
+    issuer: Issuer,
+    deployer: Deployer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Countersign]:
+    folder = tmp_path_factory.mktemp("deployments")
+    with (
+        database_of(postgres, template_database) as url,
+        new_countersign(url, mlflow_server, issuer, folder) as running,
+    ):
+        configure(running, deployer, folder)
+        running.start("gateway")
+        running.start("worker")
+        yield running
 
 
 def configure(countersign: Countersign, deployer: Deployer, folder: Path, *, private: bool = True) -> None:
@@ -71,8 +82,6 @@ def rolling_out(running: Countersign, model: str, version: str = "1") -> dict[st
 
 
 def called(deployer: Deployer, model: str, *, times: int = 1) -> list[dict[str, Any]]:
-    from tests.platform import until
-
     until(lambda: len(deployer.received(model)) >= times, f"{times} calls for {model}")
     return [event for _, event in deployer.received(model)]
 
@@ -151,12 +160,12 @@ def test_a_rollback_during_a_rollout_takes_its_place(
 # Reports that are not the target's.
 
 
-def report(running: Countersign, event: dict[str, Any], secret: str, **changed: Any) -> httpx.Response:
+def report(running: Countersign, asked: dict[str, Any], secret: str, **changed: Any) -> httpx.Response:
     """A report, signed with ``secret``; what ``changed`` names is other than it should be."""
     data = {
-        "deployment_id": event["data"]["deployment_id"],
-        "generation": event["data"]["generation"],
-        "observed_generation": event["data"]["generation"],
+        "deployment_id": asked["data"]["deployment_id"],
+        "generation": asked["data"]["generation"],
+        "observed_generation": asked["data"]["generation"],
         "sequence": 1,
         "phase": "Ready",
     } | changed.get("data", {})
@@ -168,7 +177,7 @@ def report(running: Countersign, event: dict[str, Any], secret: str, **changed: 
         "webhook-timestamp": str(int(at.timestamp())),
         "webhook-signature": Webhook(secret).sign("evt_x", at, body),
     } | changed.get("headers", {})
-    path = changed.get("path", f"/deployments/{event['data']['deployment_id']}/status")
+    path = changed.get("path", f"/deployments/{asked['data']['deployment_id']}/status")
     return running.call(None, "POST", path, content=changed.get("sent", body), headers=headers)
 
 
@@ -228,7 +237,7 @@ def test_every_attempt_is_kept_and_a_refusal_for_good_fails_the_promotion(
     running.approve(promotion["id"])
     failed = running.follow(promotion["id"], "failed")
     assert "422" in failed["state_reason"]
-    (delivery,) = running.call("administrator", "GET", "/deliveries").json()["items"]
+    delivery = running.call("administrator", "GET", "/deliveries").json()["items"][0]
     detail = running.call("administrator", "GET", f"/deliveries/{delivery['id']}").json()
     assert detail["state"] == "dead"
     assert [attempt["status"] for attempt in detail["log"]] == [503, 500, 422]
@@ -243,8 +252,6 @@ def test_a_private_address_is_not_called_unless_the_target_allows_it(
     countersign.start("gateway")
     countersign.start("worker")
     rolling_out(countersign, model)
-    from tests.platform import until
-
     (delivery,) = countersign.call("administrator", "GET", "/deliveries").json()["items"]
 
     def attempts() -> list[dict[str, Any]]:

@@ -34,7 +34,10 @@ def migrate(database_url: str) -> str:
     try:
         command.upgrade(config, "head")
     except OSError as error:
-        raise Unavailable(f"The database does not answer: {error.strerror or type(error).__name__}.") from error
+        raise Unavailable(
+            f"The database does not answer ({error.strerror or type(error).__name__}). "
+            "Start it, or set COUNTERSIGN_DATABASE_URL."
+        ) from error
     except DBAPIError as error:
         raise Unavailable(f"The database refused the migration: {error.orig}.") from error
     return newest_revision()
