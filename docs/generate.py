@@ -22,11 +22,15 @@ def settings() -> str:
     for name, field in Settings.model_fields.items():
         default = "**required**" if field.default is PydanticUndefined else f"`{_shown(field.default)}`"
         choices = get_args(field.annotation)
-        among = f" One of {', '.join(f'`{item}`' for item in choices)}." if all(isinstance(i, str) for i in choices) else ""
+        among = (
+            f" One of {', '.join(f'`{item}`' for item in choices)}." if all(isinstance(i, str) for i in choices) else ""
+        )
         rows.append(f"| `COUNTERSIGN_{name.upper()}` | {default} | {field.description}{among if choices else ''} |")
     return (
         f"# Settings\n\n{NOTE}Read once at the start, from the environment. All mistakes are reported together. Lists are "
-        "comma-separated.\n`migrate`, `apply` and `audit` need `COUNTERSIGN_DATABASE_URL` alone, which `COUNTERSIGN_DATABASE_URL_FILE` may\nreplace.\n\n" + "\n".join(rows) + "\n"
+        "comma-separated.\n`migrate`, `apply` and `audit` need `COUNTERSIGN_DATABASE_URL` alone, which `COUNTERSIGN_DATABASE_URL_FILE` may\nreplace.\n\n"
+        + "\n".join(rows)
+        + "\n"
     )
 
 
@@ -35,10 +39,12 @@ def problems() -> str:
     rows = ["| `type` | status | title | on MLflow's paths | when |", "|---|---|---|---|---|"]
     for error, row in PROBLEMS.items():
         when = " ".join((error.__doc__ or "").split("\n\n")[0].split())
-        rows.append(f"| `urn:countersign:problem:{row.slug}` | {row.status} | {row.title} | `{row.mlflow_code}` | {when} |")
+        rows.append(
+            f"| `urn:countersign:problem:{row.slug}` | {row.status} | {row.title} | `{row.mlflow_code}` | {when} |"
+        )
     return (
         f"# Problems\n\n{NOTE}`/control/v1` answers errors as RFC 9457 `application/problem+json`; MLflow's own paths answer "
-        "in MLflow's shape,\n`{\"error_code\", \"message\"}`, so that its client understands them. `detail` (or `message`) says in "
+        'in MLflow\'s shape,\n`{"error_code", "message"}`, so that its client understands them. `detail` (or `message`) says in '
         "words what was refused.\n\n" + "\n".join(rows) + "\n"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 
 from app.adapters.postgres.unit_of_work import UnitOfWork
@@ -16,6 +16,7 @@ from app.domain.names import check_alias, check_model, check_version
 from app.domain.policies import (
     Approval,
     ApprovalRule,
+    Policy,
     RuleStatus,
     assess,
     check_may_decide,
@@ -57,6 +58,9 @@ def progress_of(promotion: Promotion) -> tuple[RuleStatus, ...]:
 class _Pinned:
     """What a new promotion pins of the world."""
 
+    model: str
+    alias: str
+    to_version: str
     from_version: str | None
     model_created_at: int
     run_id: str | None
@@ -111,27 +115,7 @@ class Promotions:
         pinned = await self._pin(model, alias, version)
         if pinned.from_version == version:
             return await self._promotion_that_holds(model, alias, version), False
-        now = self._clock.now()
-        promotion = Promotion(
-            id=new_id("prm"),
-            kind=Kind.PROMOTION,
-            model=model,
-            alias=alias,
-            to_version=version,
-            from_version=pinned.from_version,
-            model_created_at=pinned.model_created_at,
-            run_id=pinned.run_id,
-            source_uri=pinned.source_uri,
-            uri=pinned.uri,
-            digest=pinned.digest,
-            policy=policy,
-            requested_by=principal.id,
-            requested_by_name=principal.name,
-            reason=reason,
-            created_at=now,
-            updated_at=now,
-        )
-        return await self._open(promotion, actor_of(principal))
+        return await self._open(self._draft(Kind.PROMOTION, principal, reason, policy, pinned), actor_of(principal))
 
     async def roll_back(
         self, principal: Principal, *, model: str, alias: str, reason: str = ""
@@ -163,28 +147,8 @@ class Promotions:
                 "promote another version instead.",
                 promotion=last.id,
             )
-        now = self._clock.now()
-        promotion = Promotion(
-            id=new_id("prm"),
-            kind=Kind.ROLLBACK,
-            model=model,
-            alias=alias,
-            to_version=last.to_version,
-            from_version=pinned.from_version,
-            model_created_at=pinned.model_created_at,
-            run_id=pinned.run_id,
-            source_uri=pinned.source_uri,
-            uri=pinned.uri,
-            digest=pinned.digest,
-            policy=policy,
-            requested_by=principal.id,
-            requested_by_name=principal.name,
-            reason=reason,
-            created_at=now,
-            updated_at=now,
-            rolls_back=undone.id,
-        )
-        return await self._open(promotion, actor_of(principal))
+        rollback = self._draft(Kind.ROLLBACK, principal, reason, policy, pinned, rolls_back=undone.id)
+        return await self._open(rollback, actor_of(principal))
 
     async def get(self, promotion_id: str) -> Promotion:
         """Raises ``NotFound``."""
@@ -275,12 +239,39 @@ class Promotions:
         found = await self._registry.get_version(model, version)
         uri = physical_uri(found.source_uri, destination=self._destination)
         return _Pinned(
+            model=model,
+            alias=alias,
+            to_version=version,
             from_version=registered.aliases.get(alias),
             model_created_at=registered.created_at,
             run_id=found.run_id,
             source_uri=found.source_uri,
             uri=uri,
             digest=tree_digest(await self._store.files(uri)),
+        )
+
+    def _draft(
+        self,
+        kind: Kind,
+        principal: Principal,
+        reason: str,
+        policy: Policy,
+        pinned: _Pinned,
+        *,
+        rolls_back: str | None = None,
+    ) -> Promotion:
+        now = self._clock.now()
+        return Promotion(
+            id=new_id("prm"),
+            kind=kind,
+            policy=policy,
+            requested_by=principal.id,
+            requested_by_name=principal.name,
+            reason=reason,
+            created_at=now,
+            updated_at=now,
+            rolls_back=rolls_back,
+            **{field.name: getattr(pinned, field.name) for field in fields(pinned)},
         )
 
     async def _promotion_that_holds(self, model: str, alias: str, version: str) -> Promotion:

@@ -185,11 +185,11 @@ def save_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., SavedM
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow and scikit-learn warn about themselves while saving
             import mlflow.sklearn
-            import pandas
+            import pandas as pd
             from mlflow.models import infer_signature
             from sklearn.linear_model import LinearRegression
 
-            inputs = pandas.DataFrame({"a": [1.0, 2.0, 4.0], "b": [2.0, 1.0, 0.5]})
+            inputs = pd.DataFrame({"a": [1.0, 2.0, 4.0], "b": [2.0, 1.0, 0.5]})
             outputs = factor * inputs["a"] + inputs["b"]
             model = LinearRegression().fit(inputs if signature else inputs.to_numpy(), outputs)
             folder = tmp_path_factory.mktemp("models") / "artifacts"

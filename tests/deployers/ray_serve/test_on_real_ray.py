@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, unquote, urlsplit
 
 import httpx
@@ -294,7 +294,7 @@ class Load:
                     answers.append((0, None, repr(error)))
                 time.sleep(0.01)  # leave the machine some time to start the next version
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         until(lambda: all(self.answers), "the first answers")

@@ -310,7 +310,7 @@ def test_what_ray_has_is_compared_with_what_it_must_have(story: Rollouts) -> Non
     more["applications"][dropped]["status"] = "DELETING"
     assert not has_drifted(
         story.config,
-        {"applications": {**details_of(story.config)["applications"], **{dropped: more["applications"][dropped]}}},
+        {"applications": {**details_of(story.config)["applications"], dropped: more["applications"][dropped]}},
     )
 
 

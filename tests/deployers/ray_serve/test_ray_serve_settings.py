@@ -104,6 +104,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
         env=dict(os.environ),
     )
 

@@ -29,7 +29,8 @@ Json = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class AppStatus:
     """What Serve says about one application. ``matches``: Serve works on what we sent last, so ``status`` is about
-    that."""
+    that.
+    """
 
     status: str
     message: str
@@ -49,7 +50,7 @@ def app_name(model: ModelVersion) -> str:
     """The name of a version's application: readable, and different for other bytes under the same version number."""
     ascii_name = unicodedata.normalize("NFKD", model.name).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", ascii_name).strip("-")[:40].rstrip("-") or "model"
-    identity = "\0".join((model.name, model.version, model.uri, model.digest))
+    identity = f"{model.name}\0{model.version}\0{model.uri}\0{model.digest}"
     return f"{slug}--v{model.version}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
@@ -164,7 +165,8 @@ def _router_spec(settings: Settings, state: State) -> Json:
 
 def _routes(state: State) -> Json:
     """For each model, the application that answers. The rest is not for the router: it is the state's emergency
-    copy."""
+    copy.
+    """
     return {
         name: {
             "app": resource.active,

@@ -12,7 +12,8 @@ from countersign_ray_serve.settings import Settings
 
 def configure_logs(settings: Settings) -> None:
     """JSON lines for machines, coloured text for people. Libraries log warnings and worse, through the same
-    renderer."""
+    renderer.
+    """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,

@@ -38,7 +38,7 @@ class Deployer:
     reporter: Reporter
 
 
-def create_app(settings: Settings, store: StateStore) -> FastAPI:
+def create_app(settings: Settings, store: StateStore) -> FastAPI:  # noqa: C901  # four routes and their errors
     """The application. It owns ``store`` from here on and closes it at the end."""
 
     @asynccontextmanager

@@ -25,7 +25,8 @@ HEAL_EVERY_S = 60
 class Observation:
     """One look at Ray. ``apps``: by application name. ``proven``: models whose route answered as its route says, each
     with the application that was routed then (``None``: no route). ``trouble``: why Ray could not be looked at or
-    told. ``orphans``: models that Ray serves and the state does not know."""
+    told. ``orphans``: models that Ray serves and the state does not know.
+    """
 
     at: float
     apps: Mapping[str, AppStatus] = field(default_factory=dict)
@@ -121,7 +122,8 @@ def _fail(
 
 def _retreat(resource: Resource, settings: Settings, now: float) -> None:
     """Give the route back to the stable version and forget the candidate; one that had the route ends its requests
-    first."""
+    first.
+    """
     candidate = resource.candidate
     had_route = resource.active == candidate
     if resource.step is not Step.REMOVING:

@@ -40,7 +40,8 @@ class _Record(BaseModel):
 
 class App(_Record):
     """The immutable Serve application of one model version. ``spec`` is kept as it was made: settings that change later
-    must not restart a version that serves."""
+    must not restart a version that serves.
+    """
 
     version: str
     uri: str
@@ -52,7 +53,8 @@ class App(_Record):
 
 class Resource(_Record):
     """One model: its last accepted generation and how far that got. ``active`` is the routed application, ``stable``
-    the last one that was proven to answer, ``candidate`` the one being rolled out; all three are keys of ``apps``."""
+    the last one that was proven to answer, ``candidate`` the one being rolled out; all three are keys of ``apps``.
+    """
 
     name: str
     deployment_id: str
@@ -78,7 +80,8 @@ class Resource(_Record):
 
 class Report(_Record):
     """A report that the gateway has not taken yet. ``body`` is final: a retry sends the same bytes under the same
-    id."""
+    id.
+    """
 
     id: str
     url: str
@@ -162,11 +165,12 @@ def _read(path: Path) -> State:
 
 def _replace(path: Path, content: str) -> None:
     draft = path.with_suffix(".tmp")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(draft, path)
+    draft.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

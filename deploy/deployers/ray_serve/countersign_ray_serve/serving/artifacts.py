@@ -35,7 +35,7 @@ def fetch(uri: str, digest: str) -> str:
 
 
 def tree_digest(folder: Path) -> str:
-    """One SHA-256 over every file: of the lines ``<sha256 of the content>  <path>\\n``, sorted by path as UTF-8 bytes.
+    r"""One SHA-256 over every file: of the lines ``<sha256 of the content>  <path>\n``, sorted by path as UTF-8 bytes.
 
     Raises:
         FileNotFoundError: there is no file below ``folder``.
