@@ -49,6 +49,7 @@ class PostgresChanges:
         self._url = database_url
         self._subscriptions: defaultdict[str, set[_Subscription]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
+        self._is_over = False
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._listen(), name="listen for changes")
@@ -62,6 +63,8 @@ class PostgresChanges:
     @asynccontextmanager
     async def subscribe(self, topic: str) -> AsyncIterator[_Subscription]:
         subscription = _Subscription()
+        if self._is_over:
+            subscription.end()
         self._subscriptions[topic].add(subscription)
         try:
             yield subscription
@@ -71,7 +74,8 @@ class PostgresChanges:
                 del self._subscriptions[topic]
 
     def end_waits(self) -> None:
-        """Have every wait end now, as when the process is to stop."""
+        """Have every wait end at once, those to come too, as when the process is to stop."""
+        self._is_over = True
         for subscription in self._all():
             subscription.end()
 
