@@ -53,9 +53,8 @@ clean: ## Remove what make made: .venv, .uv, .demo and caches
 	  exit 0; \
 	fi; \
 	rm -rf .uv; \
-	if $(PYTHON) -m pip install --quiet --user --disable-pip-version-check uv 2>/dev/null; then \
-	  mkdir -p .uv/bin && ln -s "$$($(PYTHON) -m site --user-base)/bin/uv" .uv/bin/uv && exit 0; \
-	fi; \
+	if $(PYTHON) tools/get_uv.py .uv; then exit 0; fi; \
+	rm -rf .uv; \
 	echo "uv could not be installed. On Debian and Ubuntu: apt install python3-venv, then make again;" >&2; \
 	echo "or install uv yourself: https://docs.astral.sh/uv/getting-started/installation/" >&2; \
 	exit 1
