@@ -13,13 +13,19 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 async def answers(url: str, headers: Mapping[str, str] | None = None, *, timeout_s: float = 2) -> bool:
     """Whether ``GET url`` is answered with a status below 300."""
-    return await asyncio.to_thread(_answers, url, headers or {}, timeout_s)
+    return await fetch(url, headers, timeout_s=timeout_s) is not None
 
 
-def _answers(url: str, headers: Mapping[str, str], timeout_s: float) -> bool:
+async def fetch(url: str, headers: Mapping[str, str] | None = None, *, timeout_s: float = 2) -> bytes | None:
+    """What ``GET url`` is answered with a status below 300; ``None`` when it is not."""
+    return await asyncio.to_thread(_fetch, url, headers or {}, timeout_s)
+
+
+def _fetch(url: str, headers: Mapping[str, str], timeout_s: float) -> bytes | None:
     request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310  # our own addresses only
     try:
         with _DIRECT.open(request, timeout=timeout_s) as response:
-            return bool(response.status < 300)
+            content: bytes = response.read()
+            return content if response.status < 300 else None
     except (urllib.error.URLError, http.client.HTTPException, OSError):
-        return False
+        return None

@@ -6,6 +6,7 @@ Ray's dashboard port runs code for whoever may call it, so everything listens on
 from __future__ import annotations
 
 import base64
+import os
 import secrets
 import shutil
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from app.embedded.environment import DataFolder, secret, short_directory
 from app.embedded.ports import LOOPBACK, Ports
-from app.embedded.probes import answers
+from app.embedded.probes import answers, fetch
 from app.embedded.supervisor import Part
 
 TARGET = "ray"
@@ -68,8 +69,10 @@ def ray_part(folder: DataFolder, addresses: RayAddresses) -> Part:
     temporary = short_directory(folder.ray_temporary, LONGEST_TEMPORARY_FOLDER)
     token_file, token = _token(folder)
 
-    async def has_dashboard() -> bool:
-        return await answers(f"{addresses.dashboard}/api/version", {"Authorization": f"Bearer {token}"})
+    async def has_node() -> bool:
+        # The dashboard answers before the node has joined, and when it never does.
+        nodes = await fetch(f"{addresses.dashboard}/api/v0/nodes", {"Authorization": f"Bearer {token}"})
+        return nodes is not None and b'"state": "ALIVE"' in nodes
 
     return Part(
         name="ray",
@@ -79,6 +82,8 @@ def ray_part(folder: DataFolder, addresses: RayAddresses) -> Part:
             *("--disable-usage-stats", "--include-dashboard=true", "--include-log-monitor=false"),
             *(f"--node-ip-address={LOOPBACK}", f"--dashboard-host={LOOPBACK}", f"--temp-dir={temporary}"),
             *(f"--num-cpus={CPUS}", f"--object-store-memory={OBJECT_STORE_BYTES}"),
+            # Ray dies where it may not write to shared memory, as in some sandboxes.
+            *([] if os.access("/dev/shm", os.W_OK) else [f"--plasma-directory={temporary}"]),  # noqa: S108
             *(f"--{option}={port}" for option, port in addresses.options.items()),
         ],
         environment={
@@ -92,7 +97,7 @@ def ray_part(folder: DataFolder, addresses: RayAddresses) -> Part:
             "MLFLOW_DISABLE_TELEMETRY": "true",
         },
         log=folder.logs / "ray.log",
-        is_ready=has_dashboard,
+        is_ready=has_node,
         address=addresses.dashboard,
         folder=folder.ray,
         wave=1,
