@@ -21,7 +21,7 @@ PROXY_SECONDS = Histogram(
 )
 DENIALS = Counter("countersign_denials_total", "Requests that were refused.", ["problem"])
 JOBS = Counter("countersign_jobs_total", "Jobs the worker ran.", ["task", "outcome"])
-DELIVERIES = Counter("countersign_delivery_attempts_total", "Attempts to deliver a webhook.", ["target", "outcome"])
+DELIVERIES = Counter("countersign_delivery_attempts_total", "Attempts to deliver a webhook.", ["outcome"])
 PROMOTIONS = Gauge("countersign_promotions", "Promotions that wait for somebody or something.", ["state"])
 
 _SECRET_WORDS = ("authorization", "token", "secret", "password", "cookie", "signature")

@@ -85,7 +85,7 @@ def _declare_tasks(queue: App, services: WorkerServices) -> None:
             attempt = await services.deliveries.attempt(delivery_id)
             if attempt:
                 outcome = str(attempt.status) if attempt.status else "no answer"
-                DELIVERIES.labels(target="all", outcome=outcome).inc()
+                DELIVERIES.labels(outcome=outcome).inc()
                 _log.info("delivery_attempted", delivery=delivery_id, attempt=attempt.number, outcome=outcome)
 
         await _counted(context, send, delivery=delivery_id)

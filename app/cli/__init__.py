@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
+from typing import Annotated
 
 import typer
 
@@ -20,6 +22,23 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:  # typer calls it
+    if wanted:
+        typer.echo(f"countersign {importlib.metadata.version('countersign')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    version: Annotated[  # handled by its callback
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """A control plane in front of MLflow: OAuth at the door, a second signature on every promotion."""
+
+
 cli.command()(up)
 cli.command()(gateway)
 cli.command()(worker)
