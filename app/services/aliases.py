@@ -35,7 +35,8 @@ class Aliases:
         Raises:
             NotFound: names the model or the alias.
         """
-        check_model(model), check_alias(alias)
+        check_model(model)
+        check_alias(alias)
         if at is not None:
             return await self._at(model, alias, at)
         async with self._unit_of_work() as work:
@@ -59,6 +60,7 @@ class Aliases:
         self, model: str, alias: str, *, until: datetime | None = None, limit: int = 100
     ) -> Sequence[Promotion]:
         """The promotions that moved the alias, newest first."""
-        check_model(model), check_alias(alias)
+        check_model(model)
+        check_alias(alias)
         async with self._unit_of_work() as work:
             return await work.promotions.history(model, alias, until=until, limit=limit)

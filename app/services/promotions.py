@@ -100,7 +100,9 @@ class Promotions:
             Conflict: the version holds the alias already, and no promotion of ours put it there.
             Unresolvable: no physical address can be given for the version.
         """
-        check_model(model), check_alias(alias), check_version(version)
+        check_model(model)
+        check_alias(alias)
+        check_version(version)
         async with self._unit_of_work() as work:
             policy = policy_for(await work.policies.in_force(), model, alias)
             existing = await work.promotions.find_open(model, alias, version)
@@ -126,7 +128,8 @@ class Promotions:
             NotFound: no promotion of ours put the present holder there, or none before it.
             Conflict: the version to go back to is not what it was.
         """
-        check_model(model), check_alias(alias)
+        check_model(model)
+        check_alias(alias)
         async with self._unit_of_work() as work:
             policy = policy_for(await work.policies.in_force(), model, alias)
             holder = await work.aliases.get(model, alias)
