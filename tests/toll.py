@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -89,7 +90,7 @@ class Hold:
         return not self._is_dropped
 
 
-class Station:
+class Station(ABC):
     """An HTTP server in threads. ``arrived`` counts calls when they come, ``served`` when the server has seen them."""
 
     def __init__(self) -> None:
@@ -134,9 +135,9 @@ class Station:
     def __exit__(self, *_: object) -> None:
         self.shut()
 
+    @abstractmethod
     def serve(self, call: Call) -> Reply | None:
         """Answer a call; ``None`` hangs up."""
-        raise NotImplementedError
 
     def pass_through(self, call: Call) -> Reply | None:
         self.arrived.append(call)

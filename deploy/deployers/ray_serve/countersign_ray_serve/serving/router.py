@@ -7,6 +7,7 @@ Routes come as ``user_config``, which Serve hands to running replicas: no restar
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from ray import serve
@@ -18,6 +19,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 WARM_UP_S = 5
+
+_log = logging.getLogger("ray.serve")
 
 
 class TooLarge(Exception):
@@ -90,8 +93,9 @@ class Router:
         try:
             async with asyncio.timeout(WARM_UP_S):
                 await (await self._handle(app)).ready.remote()
-        except Exception:  # noqa: S110  # a route to an application that is not up yet answers 503 until it is
-            pass
+        except Exception as error:
+            # A route to an application that is not up yet answers 503 until it is.
+            _log.info("the route to %s is not warm yet: %s", app, error)
 
 
 def refusal(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
