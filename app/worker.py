@@ -97,9 +97,8 @@ def _declare_tasks(queue: App, services: WorkerServices) -> None:
             if rescued := await rescue_jobs_of_dead_workers(queue):
                 _log.warning("jobs_rescued", jobs=rescued)
             await services.sweeping.sweep()
-            async with services.database.unit_of_work() as work:
-                for state, count in (await work.promotions.counts()).items():
-                    PROMOTIONS.labels(state=state.value).set(count)
+            for state, count in (await services.sweeping.waiting()).items():
+                PROMOTIONS.labels(state=state.value).set(count)
 
         await _counted(context, all_of_it)
 

@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import structlog
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import Key, KeySet
 
 from app.domain.access import Principal, PrincipalKind, Role, roles_of
 from app.domain.errors import NotAuthenticated, Unavailable
+
+_log = structlog.stdlib.get_logger(__name__)
 
 KEYS_FRESH_S = 300
 KEYS_USABLE_S = 24 * 3600
@@ -182,9 +185,11 @@ class _Keys:
             try:
                 metadata = await self._fetch(f"{self._issuer}/.well-known/openid-configuration")
                 if metadata.get("issuer") != self._issuer:
+                    _log.warning("issuer_metadata_of_another", issuer=self._issuer)
                     return
                 published = KeySet.import_key_set(await self._fetch(str(metadata["jwks_uri"])))  # type: ignore[arg-type]
-            except (httpx.HTTPError, JoseError, ValueError, KeyError, TypeError):
+            except (httpx.HTTPError, JoseError, ValueError, KeyError, TypeError) as error:
+                _log.warning("issuer_keys_not_fetched", issuer=self._issuer, error=type(error).__name__)
                 return
             self._keys = {key.kid: key for key in published.keys if key.key_type != "oct"}
             self._fetched_at = time.monotonic()

@@ -65,11 +65,11 @@ TAKES_NEWER = frozenset({State.PENDING, State.APPROVED})
 IN_FLIGHT = frozenset({State.APPLYING, State.ROLLING_OUT})
 """At most one promotion of a (model, alias) is here; a partial unique index holds it."""
 
-HELD = frozenset({State.APPLIED, State.ROLLING_OUT, State.LIVE})
-"""The alias was moved by this promotion and nothing took it back."""
+UNSETTLED = OPEN | {State.ROLLING_OUT}
+"""Something still happens by itself, or waits for a person; the same version is not asked for a second time."""
 
-GOVERNING = OPEN | HELD | {State.FAILED}
-"""The version that the promotion names, and its bytes, must not change."""
+GOOD = frozenset({State.APPLIED, State.LIVE})
+"""The version held the alias and nothing was wrong with it: what a rollback goes back to."""
 
 
 class Outcome(StrEnum):
@@ -139,7 +139,7 @@ class Promotion:
         """Nothing more happens by itself."""
         if self.state is State.APPLIED:
             return not self.policy.targets
-        return self.state not in OPEN | {State.ROLLING_OUT}
+        return self.state not in UNSETTLED
 
 
 def moved(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 
 from app.domain.promotions import State
@@ -28,6 +29,11 @@ class Sweeping:
                 await work.jobs.ensure_delivering(delivery_id)
             await work.commit()
         await self._end_late_rollouts()
+
+    async def waiting(self) -> Mapping[State, int]:
+        """How many promotions are in each state that waits for somebody or something."""
+        async with self._unit_of_work() as work:
+            return await work.promotions.counts()
 
     async def _end_late_rollouts(self) -> None:
         now = self._clock.now()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import httpx
 import psycopg
 import pytest
 
-from app.domain.promotions import MOVES, State
+from app.domain.promotions import IN_FLIGHT, MOVES, State
 from tests.platform import PATIENCE_S, Countersign, MlflowServer, until
 
 
@@ -184,6 +185,14 @@ def test_the_database_holds_the_same_moves_as_the_domain(database_url: str) -> N
         (before, after) for before, afters in MOVES.items() for after in afters
     }
     assert {State(name) for (name,) in states} == set(State)
+
+
+def test_the_database_holds_the_same_set_of_states_in_flight(database_url: str) -> None:
+    query = "SELECT indexdef FROM pg_indexes WHERE indexname = 'promotions_one_in_flight'"
+    with psycopg.connect(database_url) as connection:
+        row = connection.execute(query).fetchone()
+    assert row
+    assert {State(name) for name in re.findall(r"'(\w+)'::text", row[0])} == IN_FLIGHT
 
 
 @pytest.mark.parametrize(

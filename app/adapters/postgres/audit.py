@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -51,10 +51,3 @@ class AuditLog:
             query = query.where(audit_entries.c.entry["object"].astext == object_id)
         rows = await self._connection.execute(query)
         return [ChainedEntry(document=row.entry, previous_hash=row.previous_hash, hash=row.hash) for row in rows]
-
-    async def everything(self, *, page_size: int = 1000) -> AsyncIterator[list[ChainedEntry]]:
-        """All entries in order, page by page."""
-        after = 0
-        while page := await self.page(after=after, limit=page_size):
-            yield page
-            after += len(page)

@@ -8,8 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import asyncpg
+import structlog
 
 from app.adapters.postgres.unit_of_work import CHANGES_CHANNEL
+
+_log = structlog.stdlib.get_logger(__name__)
 
 RECONNECT_S = 1.0
 
@@ -107,8 +110,8 @@ class PostgresChanges:
                 for subscription in self._all():
                     subscription.wake()
                 await self._until_lost(connection, lost)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                pass
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                _log.warning("changes_not_heard", error=type(error).__name__)
             finally:
                 if connection is not None and not connection.is_closed():
                     connection.terminate()

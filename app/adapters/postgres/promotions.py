@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.adapters.postgres.tables import alias_holders, decisions, policy_revisions, promotions
 from app.domain.errors import Conflict, NotFound
 from app.domain.policies import policy_from_document
-from app.domain.promotions import OPEN, TAKES_NEWER, Decision, Filter, Kind, Outcome, Promotion, State
+from app.domain.promotions import GOOD, TAKES_NEWER, UNSETTLED, Decision, Filter, Kind, Outcome, Promotion, State
 
 _WITH_POLICY = select(promotions, policy_revisions.c.document).join(
     policy_revisions,
@@ -50,7 +50,7 @@ class Promotions:
             promotions.c.model == model,
             promotions.c.alias == alias,
             promotions.c.to_version == version,
-            promotions.c.state.in_([*(state.value for state in OPEN), State.ROLLING_OUT.value]),
+            promotions.c.state.in_([state.value for state in UNSETTLED]),
         )
         return next(iter(await self._read(query)), None)
 
@@ -77,7 +77,7 @@ class Promotions:
                 promotions.c.model == holder.model,
                 promotions.c.alias == holder.alias,
                 promotions.c.to_version != holder.to_version,
-                promotions.c.state.in_([State.LIVE.value, State.APPLIED.value]),
+                promotions.c.state.in_([state.value for state in GOOD]),
                 promotions.c.applied_at < holder.applied_at,
             )
             .order_by(promotions.c.applied_at.desc())

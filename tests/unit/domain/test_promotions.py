@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from app.domain.errors import AlreadyDecided, IllegalMove
 from app.domain.policies import DEFAULT_POLICY
 from app.domain.promotions import (
-    GOVERNING,
+    GOOD,
     IN_FLIGHT,
     MOVES,
     OPEN,
     TAKES_NEWER,
     UNDECIDED,
+    UNSETTLED,
     Decision,
     Kind,
     Outcome,
@@ -101,7 +102,9 @@ def test_what_is_in_flight_cannot_be_withdrawn_or_rejected() -> None:
 def test_the_named_sets_of_states_agree_with_the_table() -> None:
     assert {state for state in State if State.SUPERSEDED in MOVES[state]} >= TAKES_NEWER
     assert {state for state in State if {State.APPROVED, State.REJECTED} <= MOVES[state]} >= UNDECIDED
-    assert OPEN <= GOVERNING
+    assert {state for state in State if MOVES[state]} - GOOD - {State.FAILED} == UNSETTLED
+    assert all(State.ROLLED_BACK in MOVES[state] for state in GOOD)
+    assert OPEN | IN_FLIGHT == UNSETTLED
 
 
 @given(st.sampled_from([state for state in State if state not in UNDECIDED]), st.sampled_from(Outcome))
