@@ -63,14 +63,14 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     async with AsyncExitStack() as stack:
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
-        registry = MlflowRegistry(settings.upstream_url)
+        registry = MlflowRegistry(settings.upstream_urls)
         stack.push_async_callback(registry.close)
         provider = OidcProvider(_trusted_issuer(settings))
         stack.push_async_callback(provider.close)
         changes = PostgresChanges(settings.database_url.get_secret_value())
         changes.start()
         stack.push_async_callback(changes.close)
-        upstream = Upstream(settings.upstream_url, timeout_s=settings.upstream_timeout_s)
+        upstream = Upstream(settings.upstream_urls[0], timeout_s=settings.upstream_timeout_s)
         stack.push_async_callback(upstream.close)
 
         clock, secrets, work = SystemClock(), Secrets(), database.unit_of_work
@@ -121,7 +121,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerServices]:
     async with AsyncExitStack() as stack:
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
-        registry = MlflowRegistry(settings.upstream_url)
+        registry = MlflowRegistry(settings.upstream_urls)
         stack.push_async_callback(registry.close)
         sender = WebhookSender()
         stack.push_async_callback(sender.close)

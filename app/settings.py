@@ -47,7 +47,10 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="The address the gateway listens on.")
     port: int = Field(default=8080, ge=1, le=65535, description="The port the gateway listens on.")
 
-    upstream_url: str = Field(description="MLflow's own address, which only the gateway and the worker may reach.")
+    upstream_urls: CommaSeparated = Field(
+        description="MLflow's own addresses, which only the gateway and the worker may reach: servers of one worker "
+        "each on the same database and artifacts, separated by commas."
+    )
     artifacts_destination: str = Field(
         description="MLflow's `--artifacts-destination`: an absolute path, a file:/// URI or an s3:// URI."
     )
@@ -76,7 +79,7 @@ class Settings(BaseSettings):
         default=None, ge=1, le=65535, description="Port of the worker's Prometheus metrics; none if unset."
     )
 
-    @field_validator("oidc_algorithms", "service_groups", mode="before")
+    @field_validator("upstream_urls", "oidc_algorithms", "service_groups", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
@@ -100,15 +103,20 @@ class Settings(BaseSettings):
             raise ValueError("at least one algorithm is needed")
         return value
 
-    @field_validator("public_url", "upstream_url", "oidc_issuer")
+    @field_validator("public_url", "oidc_issuer")
     @classmethod
     def _is_http_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("expected an http:// or https:// URL")
-        if parts.query or parts.fragment or parts.username:
-            raise ValueError("expected a URL without user, query and fragment")
-        return value.rstrip("/")
+        return _http_url(value)
+
+    @field_validator("upstream_urls")
+    @classmethod
+    def _are_http_urls(cls, value: list[str]) -> list[str]:
+        urls = [_http_url(url) for url in value]
+        if not urls:
+            raise ValueError("expected at least one http:// or https:// URL")
+        if len(set(urls)) < len(urls):
+            raise ValueError("expected each URL once")
+        return urls
 
     @field_validator("oidc_issuer")
     @classmethod
@@ -133,6 +141,15 @@ class Settings(BaseSettings):
         if not Path(value).is_absolute():
             raise ValueError("expected an absolute path, a file:/// URI or an s3:// URI")
         return value.rstrip("/")
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("expected an http:// or https:// URL")
+    if parts.query or parts.fragment or parts.username:
+        raise ValueError("expected a URL without user, query and fragment")
+    return value.rstrip("/")
 
 
 def database_url() -> str | None:

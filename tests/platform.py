@@ -260,7 +260,7 @@ def environment_for(*, database_url: str, upstream_url: str, artifacts: Path, is
         "COUNTERSIGN_DATABASE_URL": database_url,
         "COUNTERSIGN_PUBLIC_URL": f"http://127.0.0.1:{port}",
         "COUNTERSIGN_PORT": str(port),
-        "COUNTERSIGN_UPSTREAM_URL": upstream_url,
+        "COUNTERSIGN_UPSTREAM_URLS": upstream_url,
         "COUNTERSIGN_ARTIFACTS_DESTINATION": str(artifacts),
         "COUNTERSIGN_OIDC_ISSUER": issuer.url,
         "COUNTERSIGN_OIDC_AUDIENCE": AUDIENCE,

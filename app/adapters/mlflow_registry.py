@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -16,9 +16,11 @@ _API = "/api/2.0/mlflow"
 class MlflowRegistry:
     """See ``app.ports.ModelRegistry``."""
 
-    def __init__(self, upstream_url: str) -> None:
+    """Args: upstream_urls: servers on the same database; the one that answered last is asked first."""
+
+    def __init__(self, upstream_urls: Sequence[str]) -> None:
+        self._urls = list(upstream_urls)
         self._client = httpx.AsyncClient(
-            base_url=upstream_url,
             timeout=httpx.Timeout(20, connect=3),
             # A connection that a restarted MLflow dropped is not an error of this request.
             transport=httpx.AsyncHTTPTransport(retries=1),
@@ -78,13 +80,22 @@ class MlflowRegistry:
         raise CountersignError(f"MLflow refused {method} {path}: {code or response.status_code}.")
 
     async def _send(self, method: str, path: str, values: Mapping[str, str]) -> httpx.Response:
+        sent: dict[str, Any] = {"params" if method == "GET" else "json": dict(values)}
         try:
-            if method == "GET":
-                response = await self._client.get(path, params=dict(values))
-            else:
-                response = await self._client.request(method, path, json=dict(values))
+            response = await self._ask(method, path, sent)
         except httpx.HTTPError as error:
             raise UpstreamUnavailable(f"MLflow does not answer ({type(error).__name__}).") from error
         if response.status_code >= 500 or response.status_code == 429:
             raise UpstreamUnavailable(f"MLflow answered {response.status_code}.")
         return response
+
+    async def _ask(self, method: str, path: str, sent: Mapping[str, Any]) -> httpx.Response:
+        """Ask one server; where nothing could be sent because it is away, the next."""
+        *others, last = list(self._urls)
+        for url in others:
+            try:
+                return await self._client.request(method, url + path, **sent)
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                if url == self._urls[0]:
+                    self._urls.append(self._urls.pop(0))
+        return await self._client.request(method, last + path, **sent)

@@ -204,7 +204,7 @@ class Stack:
             "COUNTERSIGN_PUBLIC_URL": self.plan.gateway,
             "COUNTERSIGN_HOST": self.plan.host,
             "COUNTERSIGN_PORT": str(self.plan.port),
-            "COUNTERSIGN_UPSTREAM_URL": self.plan.upstream,
+            "COUNTERSIGN_UPSTREAM_URLS": self.plan.upstream,
             "COUNTERSIGN_ARTIFACTS_DESTINATION": str(self.plan.folder.artifacts),
             "COUNTERSIGN_WORKER_METRICS_PORT": str(self.plan.worker_metrics_port),
             **gateway_settings(self.plan.issuer),

@@ -221,10 +221,10 @@ def test_artifacts_are_at_one_path_and_only_mlflow_writes_them() -> None:
 def test_mlflow_answers_to_the_name_the_gateway_calls_it_by_and_to_no_other() -> None:
     command = SERVICES["mlflow"]["command"]
     allowed = command[command.index("--allowed-hosts") + 1]
-    upstream = urlsplit(SERVICES["gateway"]["environment"]["COUNTERSIGN_UPSTREAM_URL"])
+    upstream = urlsplit(SERVICES["gateway"]["environment"]["COUNTERSIGN_UPSTREAM_URLS"])
     assert allowed == upstream.netloc == "mlflow:5000"
     assert environment(stages(MLFLOW_IMAGE)[-1])["MLFLOW_PORT"] == str(upstream.port)
-    assert SERVICES["worker"]["environment"]["COUNTERSIGN_UPSTREAM_URL"] == upstream.geturl()
+    assert SERVICES["worker"]["environment"]["COUNTERSIGN_UPSTREAM_URLS"] == upstream.geturl()
 
 
 def test_mlflow_and_the_gateway_have_a_database_each_that_the_script_creates() -> None:

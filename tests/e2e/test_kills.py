@@ -92,7 +92,7 @@ class Site:
         self.gateway = self.countersign.start("gateway")
 
     def start_worker(self) -> subprocess.Popen[bytes]:
-        process = self.countersign.start("worker", COUNTERSIGN_UPSTREAM_URL=self.registry.url)
+        process = self.countersign.start("worker", COUNTERSIGN_UPSTREAM_URLS=self.registry.url)
         self.workers.append(process)
         return process
 
@@ -389,7 +389,7 @@ def test_a_deployer_that_refuses_for_good_is_not_asked_again(site: Site, status:
 def test_of_two_workers_the_other_goes_on_and_takes_over_when_one_is_killed(site: Site) -> None:
     with TollGate(site.mlflow.url) as second_gate:
         first = site.workers[0]
-        second = site.countersign.start("worker", COUNTERSIGN_UPSTREAM_URL=second_gate.url)
+        second = site.countersign.start("worker", COUNTERSIGN_UPSTREAM_URLS=second_gate.url)
         site.workers.append(second)
         gates = {first.pid: site.registry, second.pid: second_gate}
         holds = {pid: gate.hold(*SET_ALIAS, when="before") for pid, gate in gates.items()}

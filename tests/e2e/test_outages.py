@@ -69,7 +69,7 @@ class WithoutMlflow:
 @pytest.fixture
 def mlflow_may_go(countersign: Countersign, mlflow_server: MlflowServer) -> Iterator[WithoutMlflow]:
     with TollGate(mlflow_server.url) as way:
-        countersign.environment["COUNTERSIGN_UPSTREAM_URL"] = way.url
+        countersign.environment["COUNTERSIGN_UPSTREAM_URLS"] = way.url
         countersign.start("gateway")
         yield WithoutMlflow(countersign, way)
 
@@ -273,7 +273,7 @@ def test_wrong_settings_are_reported_together_one_line_each() -> None:
         "COUNTERSIGN_ARTIFACTS_DESTINATION": "relative/path",
     }
     lines = refused(wrong, "gateway")
-    named = {*wrong, "COUNTERSIGN_UPSTREAM_URL"} - {"COUNTERSIGN_OIDC_AUDIENCE"}
+    named = {*wrong, "COUNTERSIGN_UPSTREAM_URLS"} - {"COUNTERSIGN_OIDC_AUDIENCE"}
     assert len(lines) == len(named)
     for name in named:
         assert len([line for line in lines if f"{name}:" in line]) == 1

@@ -123,8 +123,8 @@ def test_a_governed_alias_resolves_while_mlflow_is_away(
     countersign: Countersign, mlflow_server: MlflowServer, model: str
 ) -> None:
     with TollGate(mlflow_server.url) as gate:
-        countersign.start("gateway", COUNTERSIGN_UPSTREAM_URL=gate.url)
-        countersign.start("worker", COUNTERSIGN_UPSTREAM_URL=gate.url)
+        countersign.start("gateway", COUNTERSIGN_UPSTREAM_URLS=gate.url)
+        countersign.start("worker", COUNTERSIGN_UPSTREAM_URLS=gate.url)
         promote(countersign, model, "1")
         gate.shut()
         assert resolve(countersign, f"models:/{model}@production").json()["version"] == "1"

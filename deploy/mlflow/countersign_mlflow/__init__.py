@@ -1,0 +1,1 @@
+"""An MLflow server that listens to Countersign alone."""
