@@ -27,6 +27,7 @@ WORKDIR /src
 # The dependencies alone first: this layer stays as it is until the lock changes.
 COPY pyproject.toml uv.lock ./
 COPY deploy/deployers/ray_serve/pyproject.toml deploy/deployers/ray_serve/
+COPY deploy/mlflow/pyproject.toml deploy/mlflow/
 RUN /opt/uv/bin/uv sync --locked --no-dev --no-install-workspace
 
 # All of the context, which .dockerignore limits. Installed as a wheel, so that the final stage needs no source tree;

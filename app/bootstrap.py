@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
+from app.adapters.assertions import OURSELVES, GatewayAssertion
 from app.adapters.clock import SystemClock
 from app.adapters.mlflow_registry import MlflowRegistry
 from app.adapters.object_store import ObjectStores
@@ -16,10 +18,12 @@ from app.adapters.secrets import Secrets
 from app.adapters.webhook_sender import WebhookSender
 from app.adapters.webhook_signatures import StandardWebhooks
 from app.domain.access import Principal
+from app.domain.admission import Limits
 from app.domain.errors import CountersignError, Forbidden, NotAuthenticated
+from app.domain.lanes import Lane
 from app.domain.problems import problem_of
 from app.domain.routes import Route
-from app.proxy import Proxy, Upstream
+from app.proxy import Admission, ExchangeLimits, Proxy, Sizes, Upstream, Watch
 from app.routers.services import Services
 from app.services.aliases import Aliases
 from app.services.applying import Applying
@@ -30,6 +34,7 @@ from app.services.deliveries import Deliveries
 from app.services.deployments import Deployments
 from app.services.guarding import RegistryGuard
 from app.services.health import Health
+from app.services.holders import AliasHoldersInMlflow
 from app.services.promotions import Promotions
 from app.services.recording import AuditTrail
 from app.services.resolution import Resolver
@@ -63,19 +68,34 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     async with AsyncExitStack() as stack:
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
-        registry = MlflowRegistry(settings.upstream_urls)
+        assertion = _assertion(settings)
+        registry = MlflowRegistry(settings.upstream_urls, assertion)
         stack.push_async_callback(registry.close)
         provider = OidcProvider(_trusted_issuer(settings))
         stack.push_async_callback(provider.close)
         changes = PostgresChanges(settings.database_url.get_secret_value())
         changes.start()
         stack.push_async_callback(changes.close)
-        upstream = Upstream(settings.upstream_urls[0], timeout_s=settings.upstream_timeout_s)
-        stack.push_async_callback(upstream.close)
+        admission = _admission(settings)
+        for worker in admission.workers:
+            stack.push_async_callback(worker.upstream.close)
+        watch = Watch(admission, headers=partial(assertion.headers, OURSELVES))
+        watch.start()
+        stack.push_async_callback(watch.close)
 
         clock, secrets, work = SystemClock(), Secrets(), database.unit_of_work
         promotions = Promotions(
             work, registry, ObjectStores(), changes, clock, artifacts_destination=settings.artifacts_destination
+        )
+        holders = AliasHoldersInMlflow(work, registry, clock, artifacts_destination=settings.artifacts_destination)
+        stack.push_async_callback(holders.close)
+        guard = RegistryGuard(
+            work,
+            registry,
+            promotions,
+            holders,
+            public_url=settings.public_url,
+            artifacts_destination=settings.artifacts_destination,
         )
         deployments = Deployments(work, clock)
         services = Services(
@@ -93,7 +113,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
                     "database": database.check_alive,
                     "mlflow": registry.check_alive,
                     "identity_provider": provider.check_alive,
-                }
+                },
+                {"mlflow": admission.note},
             ),
             public_url=settings.public_url,
             oauth_metadata={
@@ -104,13 +125,21 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             },
         )
         proxy = Proxy(
-            upstream=upstream,
+            admission=admission,
+            assertion=assertion,
             public_url=settings.public_url,
             authenticate=services.authentication.authenticate,
-            guard=RegistryGuard(work, registry, promotions, public_url=settings.public_url),
+            guard=guard,
             denied=_DenialRecorder(services.audit),
             observe=_observe,
-            max_json_body=settings.max_json_body,
+            limits=ExchangeLimits(
+                json_body=settings.max_json_body,
+                body=settings.max_body,
+                idle_s=settings.client_idle_s,
+                upstream_s=settings.upstream_timeout_s,
+                upstream_s_of=settings.upstream_timeouts,
+            ),
+            openings=settings.open_routes,
         )
         yield Gateway(proxy, services, changes)
 
@@ -121,7 +150,7 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerServices]:
     async with AsyncExitStack() as stack:
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
-        registry = MlflowRegistry(settings.upstream_urls)
+        registry = MlflowRegistry(settings.upstream_urls, _assertion(settings))
         stack.push_async_callback(registry.close)
         sender = WebhookSender()
         stack.push_async_callback(sender.close)
@@ -146,6 +175,13 @@ async def open_operator(database_url: str) -> AsyncIterator[tuple[Configuration,
         await database.close()
 
 
+def _assertion(settings: Settings) -> GatewayAssertion:
+    secret = settings.assertion_secret
+    return GatewayAssertion(
+        secret.get_secret_value() if secret else None, SystemClock(), remote_user=settings.upstream_remote_user
+    )
+
+
 def _trusted_issuer(settings: Settings) -> TrustedIssuer:
     return TrustedIssuer(
         issuer=settings.oidc_issuer,
@@ -156,6 +192,22 @@ def _trusted_issuer(settings: Settings) -> TrustedIssuer:
         leeway_s=settings.oidc_leeway_s,
         roles=settings.roles,
         service_groups=frozenset(settings.service_groups),
+    )
+
+
+def _admission(settings: Settings) -> Admission:
+    return Admission(
+        [Upstream(url) for url in settings.upstream_urls],
+        limits=Limits(
+            settings.admission_per_worker,
+            {
+                Lane.INTERACTIVE: settings.admission_per_worker,
+                Lane.BULK: settings.admission_bulk_per_worker,
+                Lane.NESTED: settings.admission_nested_per_worker,
+                Lane.STREAM: settings.admission_streams_per_worker,
+            },
+        ),
+        sizes=Sizes(settings.admission_queue, settings.admission_share, settings.admission_deadline_s),
     )
 
 

@@ -39,6 +39,7 @@ class Application:
         self._settings = settings
         self._gateway: Gateway | None = None
         self._control = _control_plane()
+        self.is_draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -49,13 +50,16 @@ class Application:
         if scope["type"] != "http":
             await self._gateway.proxy(scope, receive, send)
             return
-        request_id = new_request_id()
+        shown_id = new_request_id()
+        request_id = shown_id.encode()
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id)
+        structlog.contextvars.bind_contextvars(request_id=shown_id)
 
         async def send_with_id(event: Event) -> None:
             if event["type"] == "http.response.start":
-                event["headers"] = [*event.get("headers", ()), (b"x-request-id", request_id.encode())]
+                event["headers"] = [*event.get("headers", ()), (b"x-request-id", request_id)]
+                if self.is_draining:
+                    event["headers"].append((b"connection", b"close"))
             await send(event)
 
         if is_ours:
@@ -63,8 +67,14 @@ class Application:
         else:
             await self._gateway.proxy(scope, receive, send_with_id)
 
+    def begin_to_drain(self) -> None:
+        """The server stops in a moment: every answer closes its connection, and ``/readyz`` says 503."""
+        self.is_draining = True
+        if self._gateway:
+            self._gateway.services.health.is_stopping = True
+
     def drain(self) -> None:
-        """Answer whoever waits for a change now: the server is about to stop, and waits for open requests."""
+        """Answer whoever waits for a change now: the server stops, and waits for open requests."""
         if self._gateway:
             self._gateway.changes.end_waits()
 

@@ -5,7 +5,7 @@ The database is not here: there is one engine, no fake of it, and services use t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,8 +45,26 @@ class ModelVersion:
     source_uri: str
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as MLflow holds it. ``artifact_uri`` is the root of its artifacts."""
+
+    id: str
+    experiment_id: str
+    artifact_uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedModel:
+    """A logged model as MLflow holds it. ``artifact_uri`` is the root of its artifacts."""
+
+    id: str
+    name: str
+    artifact_uri: str
+
+
 class ModelRegistry(Protocol):
-    """MLflow's registry, reached past the gateway.
+    """MLflow's registry, and what its versions rest on, reached past the gateway.
 
     Every method raises ``UpstreamUnavailable`` when MLflow does not answer.
     """
@@ -57,11 +75,48 @@ class ModelRegistry(Protocol):
     async def get_version(self, name: str, version: str) -> ModelVersion:
         """Raises ``NotFound``, naming the version."""
 
+    def models(self) -> AsyncIterator[RegisteredModel]:
+        """Every model, prompts included."""
+
+    async def get_run(self, run_id: str) -> Run:
+        """Raises ``NotFound``, naming the run."""
+
+    async def get_experiment_location(self, experiment_id: str) -> str:
+        """The URI below which the artifacts of an experiment lie. Raises ``NotFound``, naming the experiment."""
+
+    async def logged_models_of(self, run: Run) -> Sequence[LoggedModel]:
+        """Those of the run's experiment that say that the run is where they come from."""
+
     async def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point the alias at the version. Repeating it changes nothing."""
 
     async def check_alive(self) -> None:
         """Return when MLflow answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A request whose body was judged: what was asked, with the fields as they are sent to MLflow.
+
+    ``path`` is encoded, below MLflow's address and without a query; ``message`` names the protobuf message.
+    """
+
+    method: str
+    path: str
+    message: str
+    fields: Mapping[str, object]
+
+
+class Assertion(Protocol):
+    """How the gateway says to MLflow that it is the gateway, and for whom it asks."""
+
+    def headers(self, principal: Principal | None, judged: Judged | None = None) -> Sequence[tuple[str, str]]:
+        """The headers of one request; none if nothing is asserted.
+
+        Args:
+            principal: who asks; none on a public route.
+            judged: a request of which MLflow's side shall check that it understands what was judged.
+        """
 
 
 class ObjectStore(Protocol):

@@ -1,8 +1,8 @@
 """Typed settings: the only reader of the environment.
 
 Every variable starts with ``COUNTERSIGN_``. All mistakes are reported together, each with the name of its
-variable, before anything starts. The database URL, which holds a password, may be given by a file instead
-(``COUNTERSIGN_DATABASE_URL_FILE``); it is masked wherever it is shown.
+variable, before anything starts. A secret may be given by a file instead (``COUNTERSIGN_DATABASE_URL_FILE``); it is
+masked wherever it is shown.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, PositiveFloat, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.access import Role
 from app.domain.errors import InvalidConfiguration
+from app.domain.routes import RouteClass, check_openings
 
 LOOPBACK_HOSTS = {"127.0.0.1", "::1", "localhost"}
 ASYMMETRIC_ALGORITHMS = {
@@ -33,6 +34,11 @@ ASYMMETRIC_ALGORITHMS = {
     "EdDSA",
     "Ed25519",
 }
+
+SECRETS = ("database_url", "assertion_secret")
+"""Settings that hold a secret; each may be given by a file."""
+SHORTEST_SECRET = 32
+"""Bytes of a secret to sign with, as many as the digest has (RFC 7518 section 3.2)."""
 
 CommaSeparated = Annotated[list[str], NoDecode]
 
@@ -54,9 +60,58 @@ class Settings(BaseSettings):
     artifacts_destination: str = Field(
         description="MLflow's `--artifacts-destination`: an absolute path, a file:/// URI or an s3:// URI."
     )
-    upstream_timeout_s: float = Field(default=120, gt=0, description="Seconds MLflow may take to begin an answer.")
+    upstream_timeout_s: float = Field(
+        default=120, gt=0, description="Seconds MLflow may take to begin an answer, and between its parts."
+    )
+    upstream_timeouts: Annotated[dict[RouteClass, PositiveFloat], NoDecode] = Field(
+        default={},
+        description='JSON: the same for single classes of routes, as {"artifact-write": 1800}; '
+        "`countersign routes` shows the classes.",
+    )
+    assertion_secret: SecretStr | None = Field(
+        default=None,
+        description="What the gateway, the worker and an MLflow with `--app-name countersign` share, 32 bytes at "
+        "least: requests to MLflow are signed with it. Nothing is signed if unset.",
+    )
+    upstream_remote_user: bool = Field(
+        default=False,
+        description="Whether MLflow is told the caller's name and groups in `X-Remote-User` and `X-Remote-Groups`.",
+    )
     max_json_body: int = Field(
         default=2 * 1024 * 1024, gt=0, description="Bytes of a request body that is read to authorise it."
+    )
+    max_body: int = Field(
+        default=64 * 1024 * 1024, gt=0, description="Bytes of any other request body but a file's, which has no limit."
+    )
+    client_idle_s: float = Field(
+        default=60, gt=0, description="Seconds a client may let pass before the next part of its request body."
+    )
+    admission_per_worker: int = Field(
+        default=2, ge=1, description="Requests that each MLflow server is given at a time; files do not count."
+    )
+    admission_bulk_per_worker: int = Field(
+        default=2, ge=1, description="Of these, writes of runs, metrics, traces and the like."
+    )
+    admission_nested_per_worker: int = Field(
+        default=2, ge=1, description="Of these, writes for which MLflow takes two database connections (`log-batch`)."
+    )
+    admission_streams_per_worker: int = Field(
+        default=256, ge=1, description="Files that each MLflow server sends and receives at a time."
+    )
+    admission_queue: int = Field(default=2048, ge=1, description="Requests that may wait for a place at MLflow.")
+    admission_share: int = Field(default=512, ge=1, description="Of these, requests of one principal.")
+    admission_deadline_s: float = Field(default=30, gt=0, description="Seconds a request may wait for a place.")
+    drain_s: float = Field(
+        default=5,
+        ge=0,
+        description="Seconds between SIGTERM and the end of listening, in which `/readyz` says 503 and every answer "
+        "closes its connection.",
+    )
+
+    open_routes: CommaSeparated = Field(
+        default=[],
+        description="Families of MLflow's routes that are closed by default and shall be open, as `webhooks`; "
+        "[routes.md](routes.md) lists them.",
     )
 
     oidc_issuer: str = Field(description="The issuer whose access tokens are accepted (`iss`).")
@@ -79,12 +134,12 @@ class Settings(BaseSettings):
         default=None, ge=1, le=65535, description="Port of the worker's Prometheus metrics; none if unset."
     )
 
-    @field_validator("upstream_urls", "oidc_algorithms", "service_groups", mode="before")
+    @field_validator("upstream_urls", "open_routes", "oidc_algorithms", "service_groups", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+        return _items(value) if isinstance(value, str) else value
 
-    @field_validator("roles", mode="before")
+    @field_validator("roles", "upstream_timeouts", mode="before")
     @classmethod
     def _from_json(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -126,11 +181,26 @@ class Settings(BaseSettings):
             raise ValueError("an issuer must use https, except on loopback (RFC 8414 section 2)")
         return value
 
+    @field_validator("open_routes")
+    @classmethod
+    def _can_be_opened(cls, value: list[str]) -> list[str]:
+        try:
+            return sorted(check_openings(value))
+        except InvalidConfiguration as error:
+            raise ValueError(error.message) from None
+
     @field_validator("database_url")
     @classmethod
     def _is_postgresql(cls, value: SecretStr) -> SecretStr:
         if urlsplit(value.get_secret_value()).scheme not in {"postgresql", "postgres"}:
             raise ValueError("expected postgresql://…; no other database is supported")
+        return value
+
+    @field_validator("assertion_secret")
+    @classmethod
+    def _is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < SHORTEST_SECRET:
+            raise ValueError(f"expected at least {SHORTEST_SECRET} bytes, as from `openssl rand -hex 32`")
         return value
 
     @field_validator("artifacts_destination")
@@ -143,6 +213,10 @@ class Settings(BaseSettings):
         return value.rstrip("/")
 
 
+def _items(value: str) -> list[str]:
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
 def _http_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -152,21 +226,34 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def database_url() -> str | None:
-    """The database's URL, from its variable or from the file that ``COUNTERSIGN_DATABASE_URL_FILE`` names.
+def secret(name: str) -> str | None:
+    """A setting of ``SECRETS``, from its variable or from the file that the variable with ``_FILE`` at its end names.
 
     Raises:
         InvalidConfiguration: both are set, or the file cannot be read.
     """
-    url, file = os.environ.get("COUNTERSIGN_DATABASE_URL"), os.environ.get("COUNTERSIGN_DATABASE_URL_FILE")
+    variable = f"COUNTERSIGN_{name.upper()}"
+    value, file = os.environ.get(variable), os.environ.get(f"{variable}_FILE")
     if file is None:
-        return url
-    if url is not None:
-        raise InvalidConfiguration("COUNTERSIGN_DATABASE_URL and COUNTERSIGN_DATABASE_URL_FILE: set one, not both")
+        return value
+    if value is not None:
+        raise InvalidConfiguration(f"{variable} and {variable}_FILE: set one, not both")
     try:
         return Path(file).read_text().strip()
     except OSError as error:
-        raise InvalidConfiguration(f"COUNTERSIGN_DATABASE_URL_FILE: {file} cannot be read: {error.strerror}") from None
+        raise InvalidConfiguration(f"{variable}_FILE: {file} cannot be read: {error.strerror}") from None
+
+
+def open_routes() -> frozenset[str]:
+    """The openings that are set, for a command that needs no other setting.
+
+    Raises:
+        InvalidConfiguration: one of them cannot be opened.
+    """
+    try:
+        return check_openings(_items(os.environ.get("COUNTERSIGN_OPEN_ROUTES", "")))
+    except InvalidConfiguration as error:
+        raise InvalidConfiguration(f"COUNTERSIGN_OPEN_ROUTES: {error.message}") from None
 
 
 def load_settings() -> Settings:
@@ -175,8 +262,7 @@ def load_settings() -> Settings:
     Raises:
         InvalidConfiguration: with one line per wrong or missing variable.
     """
-    url = database_url()
-    given = {"database_url": url} if url is not None else {}
+    given = {name: value for name in SECRETS if (value := secret(name)) is not None}
     try:
         return Settings(**given)  # type: ignore[arg-type]  # pydantic validates
     except ValidationError as error:

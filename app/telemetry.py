@@ -19,6 +19,20 @@ PROXY_REQUESTS = Counter(
 PROXY_SECONDS = Histogram(
     "countersign_proxy_request_seconds", "Seconds per request to MLflow's paths.", ["route_class"]
 )
+ADMISSION_WAITING = Gauge("countersign_admission_waiting", "Requests that wait for a place at MLflow.", ["lane"])
+ADMISSION_SECONDS = Histogram(
+    "countersign_admission_wait_seconds", "Seconds that requests waited which had to.", ["lane"]
+)
+ADMISSION_REJECTIONS = Counter(
+    "countersign_admission_rejections_total", "Requests that were not given a place at MLflow.", ["reason"]
+)
+UPSTREAM_IN_FLIGHT = Gauge(
+    "countersign_upstream_in_flight", "Requests that an MLflow server has not begun to answer.", ["upstream", "lane"]
+)
+UPSTREAM_UP = Gauge("countersign_upstream_up", "1 if an MLflow server is given requests, else 0.", ["upstream"])
+UPSTREAM_TAKEN_OUT = Counter(
+    "countersign_upstream_taken_out_total", "Times an MLflow server was taken out.", ["upstream", "reason"]
+)
 DENIALS = Counter("countersign_denials_total", "Requests that were refused.", ["problem"])
 JOBS = Counter("countersign_jobs_total", "Jobs the worker ran.", ["task", "outcome"])
 DELIVERIES = Counter("countersign_delivery_attempts_total", "Attempts to deliver a webhook.", ["outcome"])

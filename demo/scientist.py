@@ -13,7 +13,7 @@ from demo.failure import StoryFailed
 from demo.platform import Connection
 
 SCRIPTS = Path(__file__).parent / "scripts"
-PROJECT = Path(__file__).parent.parent / "deploy" / "mlflow"
+PROJECT = Path(__file__).parent.parent / "deploy" / "mlflow" / "example"
 PATIENCE_S = 300
 
 

@@ -87,6 +87,13 @@ class Steps:
         self.screen.done(f"promotion {promotion['id']} exists and is pending; in MLflow nothing has moved")
         return promotion
 
+    def go_past_the_gateway(self, version: str) -> None:
+        """Step 3: nor does MLflow's own port help who reaches it."""
+        answer = self.ledger.move_past_the_gateway(MODEL, ALIAS, version)
+        require(answer.status_code == 401, f"MLflow listened to somebody else: {answer.status_code} {answer.text}")
+        self.screen.line(f"POST {answer.request.url}, past the gateway:")
+        self.screen.quote(answer.json()["message"])
+
     def try_to_approve(self, promotion: Json) -> None:
         """Step 4: who asked for it cannot approve it."""
         answer = self.control.tell("scientist", "POST", f"/promotions/{promotion['id']}/approve")
@@ -101,13 +108,13 @@ class Steps:
         return self.applied(promotion)
 
     def applied(self, promotion: Json) -> Json:
-        """The promotion once the alias is where it should be, read past the gateway."""
+        """The promotion once the alias is where it should be."""
         found = self.control.follow(
             promotion["id"], lambda now: bool(now["alias_moved"]), "the worker moves the alias", APPLY_PATIENCE_S
         )
         holder = self.ledger.holder(MODEL, ALIAS)
         require(holder == found["to_version"], f"in MLflow, {ALIAS} points to version {holder}")
-        self.screen.done(f"read from MLflow itself: {MODEL}@{ALIAS} is version {holder}")
+        self.screen.done(f"read from MLflow: {MODEL}@{ALIAS} is version {holder}")
         return found
 
     def resolve(self, promotion: Json) -> str:

@@ -9,7 +9,7 @@ from demo.failure import require
 from demo.platform import Connection
 from demo.prober import Prober
 from demo.screen import Screen
-from demo.steps import ALIAS, ALPHAS, MODEL, REQUESTS_AFTERWARDS, Served, Steps, Trained, alike
+from demo.steps import ALIAS, ALPHAS, REQUESTS_AFTERWARDS, Served, Steps, Trained, alike
 
 
 def tell(connection: Connection, folder: Path, screen: Screen) -> None:
@@ -23,10 +23,10 @@ def tell(connection: Connection, folder: Path, screen: Screen) -> None:
 
     screen.heading(2, "A data scientist trains two versions, with MLflow's unmodified client and an access token")
     first, second = (steps.train(alpha) for alpha in ALPHAS)
-    screen.fact("to look at", f"{connection.upstream}/#/models/{MODEL}")
 
     screen.heading(3, f"The scientist moves the alias '{ALIAS}' to version {first.version}, as always")
     promotion = steps.ask_natively(first.version)
+    steps.go_past_the_gateway(first.version)
 
     screen.heading(4, "The second signature: not by who asked, but by somebody else")
     steps.try_to_approve(promotion)

@@ -39,7 +39,6 @@ def _pages(connection: Connection) -> dict[str, str]:
     candidates = {
         "API docs": f"{connection.gateway}/control/docs",
         "console": connection.console,
-        "MLflow": connection.upstream,
         "identity": connection.issuer,
         RAY: connection.ray_dashboard,
     }
@@ -69,7 +68,7 @@ def _commands(connection: Connection, file: Path) -> list[str]:
         f'token() {{ {python} -c "{read}" "$1"; }}',
         f"export MLFLOW_TRACKING_URI={connection.gateway}",
         'export MLFLOW_TRACKING_TOKEN="$(token scientist)"',
-        f"{python} deploy/mlflow/train.py --model {OWN_MODEL} --alpha 0.3",
+        f"{python} deploy/mlflow/example/train.py --model {OWN_MODEL} --alpha 0.3",
         f'{python} -c "{ask}"',
         "",
         "# It was refused, and the message ends with a link. Approve that as somebody else:",

@@ -9,7 +9,7 @@ from typing import get_args
 from pydantic_core import PydanticUndefined
 
 from app.domain.problems import PROBLEMS
-from app.domain.routes import ROUTES
+from app.domain.routes import NEVER, OPENINGS, ROUTES, Route
 from app.settings import Settings
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -28,7 +28,7 @@ def settings() -> str:
         rows.append(f"| `COUNTERSIGN_{name.upper()}` | {default} | {field.description}{among if choices else ''} |")
     return (
         f"# Settings\n\n{NOTE}Read once at the start, from the environment. All mistakes are reported together. Lists are "
-        "comma-separated.\n`migrate`, `apply` and `audit` need `COUNTERSIGN_DATABASE_URL` alone, which `COUNTERSIGN_DATABASE_URL_FILE` may\nreplace.\n\n"
+        "comma-separated.\n`migrate`, `apply` and `audit` need `COUNTERSIGN_DATABASE_URL` alone, which may be in a file\nthat `COUNTERSIGN_DATABASE_URL_FILE` names; so may `COUNTERSIGN_ASSERTION_SECRET`.\n\n"
         + "\n".join(rows)
         + "\n"
     )
@@ -52,17 +52,46 @@ def problems() -> str:
 def routes() -> str:
     """MLflow's routes and what the door does with each."""
     counts = Counter(route.decision.value for route in ROUTES)
-    rows = ["| method | path | class | permission | decision | reason |", "|---|---|---|---|---|---|"]
+    rows = ["| method | path | class | permission | decision | opened by | reason |", "|---|---|---|---|---|---|---|"]
     for route in sorted(ROUTES, key=lambda route: (route.template, route.method)):
         permission = f"`{route.permission}`" if route.permission else "-"
         rows.append(
-            f"| {route.method} | `{route.template}` | {route.route_class} | {permission} | **{route.decision}** | {route.reason} |"
+            f"| {route.method} | `{route.template}` | {route.route_class} | {permission} | **{route.decision}** | {_opened_by(route)} | {route.reason} |"
         )
     total = ", ".join(f"{count} {decision}" for decision, count in sorted(counts.items()))
+    openings = ["| name | permission | once open |", "|---|---|---|"]
+    openings += [f"| `{name}` | `{each.permission}` | {each.reason} |" for name, each in OPENINGS.items()]
+    never = ["| name | why |", "|---|---|", *(f"| `{name}` | {why} |" for name, why in NEVER.items())]
     return (
-        f"# MLflow's routes\n\n{NOTE}What is not listed is refused with 404 `ENDPOINT_NOT_FOUND`. {len(ROUTES)} rows: {total}.\n"
-        "The same as `countersign routes`.\n\n" + "\n".join(rows) + "\n"
+        f"# MLflow's routes\n\n{NOTE}{ROUTES_INTRODUCTION}\n## Closed, and can be opened\n\n"
+        "`COUNTERSIGN_OPEN_ROUTES` takes these names, separated by commas. The permission is then needed to use them.\n\n"
+        + "\n".join(openings)
+        + "\n\n## Closed for good\n\nNaming one of these in `COUNTERSIGN_OPEN_ROUTES` is an error.\n\n"
+        + "\n".join(never)
+        + f"\n\n## The table\n\n{len(ROUTES)} rows: {total}.\n\n"
+        + "\n".join(rows)
+        + "\n"
     )
+
+
+ROUTES_INTRODUCTION = """\
+What the door does with every route of MLflow 3.17, those of its `basic-auth` app included; `countersign routes [--json]` prints it as
+`COUNTERSIGN_OPEN_ROUTES` has opened it, with the rows of HEAD and OPTIONS that are left out here. What is not listed is unknown: 404 `ENDPOINT_NOT_FOUND`, and logged. So is a route that another
+version of MLflow adds; the tests walk the minor version before and the newest version too, and report what they add.
+
+- **HEAD** is listed where MLflow answers it without reading a body. Elsewhere MLflow reads its parameters from the body of a HEAD, so it is
+  unknown.
+- **OPTIONS** is unknown everywhere, though MLflow answers it on every path: it serves pages of other origins, and there are none here.
+- **GET** has no body here, for the same reason as HEAD.
+- **POST /graphql** is parsed. Every operation must be a `query`, or a `mutation` of fields that only read; each root field needs its permission,
+  and fields that cross to the registry need `registry:read`. Introspection (`__schema`, `__type`) is refused.
+"""
+
+
+def _opened_by(route: Route) -> str:
+    if route.opened_by:
+        return f"`{route.opened_by}`"
+    return "never" if route.closed_as else "-"
 
 
 def _shown(value: object) -> str:

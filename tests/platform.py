@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +69,8 @@ class MlflowServer:
     port: int
     data: Path
     process: subprocess.Popen[bytes] | None = None
+    options: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def call(self, method: str, path: str, values: Mapping[str, object]) -> dict[str, Any]:
         api = f"{self.url}/api/2.0/mlflow/{path}"
@@ -111,10 +113,11 @@ class MlflowServer:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_ENABLE_AI_GATEWAY": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            **self.environment,
         }
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.data}/mlflow.db"]
-        command += ["--artifacts-destination", str(self.artifacts), "--serve-artifacts"]
+        command += ["--artifacts-destination", str(self.artifacts), "--serve-artifacts", *self.options]
         with (self.data / "mlflow.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, cwd=self.data, start_new_session=True
@@ -130,10 +133,12 @@ class MlflowServer:
 
 
 @contextmanager
-def running_mlflow() -> Iterator[MlflowServer]:
+def running_mlflow(*options: str, **environment: str) -> Iterator[MlflowServer]:
     with tempfile.TemporaryDirectory(prefix="cs-mlflow-") as folder:
         data, port = Path(folder), free_port()
-        server = MlflowServer(f"http://127.0.0.1:{port}", data / "artifacts", port, data)
+        server = MlflowServer(
+            f"http://127.0.0.1:{port}", data / "artifacts", port, data, options=options, environment=environment
+        )
         try:
             server.start()
             yield server
@@ -266,6 +271,7 @@ def environment_for(*, database_url: str, upstream_url: str, artifacts: Path, is
         "COUNTERSIGN_OIDC_AUDIENCE": AUDIENCE,
         "COUNTERSIGN_ROLES": json.dumps(ROLES),
         "COUNTERSIGN_SERVICE_GROUPS": "services",
+        "COUNTERSIGN_DRAIN_S": "0",
     }
 
 

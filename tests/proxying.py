@@ -13,11 +13,16 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
+from app.adapters.assertions import GatewayAssertion
+from app.adapters.clock import SystemClock
 from app.domain.access import Principal, Role
+from app.domain.admission import Limits
 from app.domain.errors import CountersignError, NotAuthenticated
+from app.domain.lanes import Lane
 from app.domain.routes import Forward, Guard, Route, Ruling
-from app.proxy import Proxy, Upstream
+from app.proxy import Admission, ExchangeLimits, Proxy, Sizes, Upstream, Watch
 from app.proxy.asgi import Headers, Receive, Scope, Send
+from app.proxy.watching import Patience
 
 PUBLIC_URL = "http://gateway.example"
 TOKENS: Mapping[str, frozenset[Role]] = {
@@ -40,7 +45,7 @@ async def authenticate(headers: Headers) -> Principal:
     roles = TOKENS.get(credentials[0].removeprefix("Bearer "))
     if roles is None or len(credentials) > 1:
         raise NotAuthenticated('The token is not "valid".', error="invalid_token")
-    return Principal("https://issuer.example", "1", "somebody", roles=roles)
+    return Principal("https://issuer.example", credentials[0].rpartition("-")[2], "somebody", roles=roles)
 
 
 @dataclass
@@ -95,6 +100,10 @@ class RecordingUpstream:
     reached: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/version" and b"x-forwarded-for" not in dict(scope["headers"]):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"3.17.2"})  # the proxy asks for itself
+            return
         self.reached += 1
         if self.handler:
             await self.handler(scope, receive, send)
@@ -135,9 +144,9 @@ class Door:
 
 
 @contextmanager
-def serving(application: Application) -> Iterator[str]:
+def serving(application: Application, *, port: int = 0) -> Iterator[str]:
     """The address of ``application``, served by uvicorn in a thread of its own until the block ends."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     config = uvicorn.Config(application, lifespan="off", log_level="critical", access_log=False, ws="websockets-sansio")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -150,7 +159,15 @@ def serving(application: Application) -> Iterator[str]:
         listener.close()
 
 
-def proxy_to(upstream: Upstream, *, max_json_body: int = 64 * 1024, hook_fails: bool = False) -> TestedProxy:
+def admission_to(*upstreams: Upstream, per_worker: int = 8, sizes: Sizes | None = None) -> Admission:
+    """Admission with the same limit for every lane but that of files."""
+    limits = Limits(per_worker, {**dict.fromkeys(Lane, per_worker), Lane.STREAM: 64})
+    return Admission(upstreams, limits=limits, sizes=sizes or Sizes(queue=64, share=64, deadline_s=20))
+
+
+def proxy_to(
+    admission: Admission, *, timeout_s: float = 20, max_json_body: int = 64 * 1024, hook_fails: bool = False
+) -> TestedProxy:
     """A proxy with stand-ins for all its ports."""
     denied: list[Denial] = []
     observed: list[Observation] = []
@@ -167,28 +184,41 @@ def proxy_to(upstream: Upstream, *, max_json_body: int = 64 * 1024, hook_fails: 
         observed.append((route_class, decision, status, seconds))
 
     proxy = Proxy(
-        upstream=upstream,
+        admission=admission,
+        assertion=GatewayAssertion(None, SystemClock()),
         public_url=PUBLIC_URL,
         authenticate=authenticate,
         guard=guard,
         denied=tell,
         observe=note,
-        max_json_body=max_json_body,
+        limits=ExchangeLimits(json_body=max_json_body, body=4 * max_json_body, idle_s=timeout_s, upstream_s=timeout_s),
     )
     return TestedProxy(proxy, guard, denied, observed)
 
 
 @contextmanager
 def door(
-    upstream_url: str, *, timeout_s: float = 20, max_json_body: int = 64 * 1024, hook_fails: bool = False
+    *upstream_urls: str,
+    timeout_s: float = 20,
+    max_json_body: int = 64 * 1024,
+    hook_fails: bool = False,
+    per_worker: int = 8,
+    sizes: Sizes | None = None,
+    patience: Patience | None = None,
 ) -> Iterator[Door]:
-    """A proxy in front of ``upstream_url``, served for real."""
-    upstream = Upstream(upstream_url, timeout_s=timeout_s)
-    tested = proxy_to(upstream, max_json_body=max_json_body, hook_fails=hook_fails)
+    """A proxy in front of the upstreams, served for real."""
+    upstreams = [Upstream(url) for url in upstream_urls]
+    admission = admission_to(*upstreams, per_worker=per_worker, sizes=sizes)
+    watch = Watch(admission, patience=patience or Patience(interval_s=0.1))
+    tested = proxy_to(admission, timeout_s=timeout_s, max_json_body=max_json_body, hook_fails=hook_fails)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if not watch.is_running:
+            watch.start()
         if scope["type"] == "http" and scope["path"] == "/close-upstream":
-            await upstream.close()
+            await watch.close()
+            for upstream in upstreams:
+                await upstream.close()
             await send({"type": "http.response.start", "status": 204, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return

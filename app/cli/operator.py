@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.domain.errors import InvalidConfiguration
-from app.settings import database_url as configured_database_url
+from app.settings import secret
 
 
 def database_url() -> str:
@@ -12,7 +12,7 @@ def database_url() -> str:
     Raises:
         InvalidConfiguration: it is not set.
     """
-    url = configured_database_url() or ""
+    url = secret("database_url") or ""
     if not url.startswith(("postgresql://", "postgres://")):
         raise InvalidConfiguration("COUNTERSIGN_DATABASE_URL: expected postgresql://user:password@host:port/name")
     return url

@@ -28,9 +28,22 @@ def gateway() -> None:
     app = create_app(settings)
 
     class Server(uvicorn.Server):
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Goes on listening for a while after the first signal, so that callers and load balancers can turn away."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            self._loop = asyncio.get_running_loop()
+            await super().startup(sockets)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+            if settings.drain_s and not app.is_draining:
+                app.begin_to_drain()
+                self._loop.call_soon_threadsafe(self._loop.call_later, settings.drain_s, self._stop, sig)
+            else:
+                self._stop(sig)
+
+        def _stop(self, sig: int) -> None:
             app.drain()
-            super().handle_exit(sig, frame)
+            super().handle_exit(sig, None)
 
     config = uvicorn.Config(
         app,
@@ -44,6 +57,7 @@ def gateway() -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=75,  # longer than load balancers keep idle connections, so that it is they who close
         timeout_graceful_shutdown=20,
     )
     Server(config).run()

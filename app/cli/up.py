@@ -110,7 +110,7 @@ def _summarise(connection: Connection, folder: DataFolder, seconds: float, conso
         "console": connection.console,
         "API docs": f"{connection.gateway}/control/docs",
         "identity provider": connection.issuer,
-        "MLflow itself": f"{connection.upstream}  (for comparison; everybody else goes through the gateway)",
+        "MLflow itself": f"{connection.upstream}  (answers the gateway and the worker alone)",
         **{f"Ray {name}": address for name, address in (connection.ray or {}).items()},
         "connection file": f"{folder.connection_file}  (addresses, demo people, access tokens)",
     }

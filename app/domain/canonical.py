@@ -9,6 +9,7 @@ afresh; what has two meanings is refused with ``InvalidInput``.
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -56,19 +57,22 @@ def canonical_artifact_path(path: str, *, field: str = "path") -> str:
     """A decoded artifact path that MLflow reads as it stands: its own normalisation leaves it alone.
 
     Letters and digits of any script in their NFKC form (so that no letter folds into another one on the way to a
-    disk), and punctuation that no URL parser gives a meaning.
+    disk), and punctuation that no URL parser gives a meaning. No segment ends in a dot or a space: Windows and SMB
+    drop them, and so find another file.
 
     Raises:
-        InvalidInput: for any other character, an empty or dot segment, or a space at either end.
+        InvalidInput: for any other character, an empty segment, or a space or dot where none may be.
     """
     if path != path.strip() or not unicodedata.is_normalized("NFKC", path):
         raise InvalidInput(field, "expected no space at either end, and characters in Unicode normal form NFKC")
     for segment in path.split("/"):
-        if segment in {"", ".", ".."} or not all(_names_artifacts(character) for character in segment):
+        if not segment or not all(_names_artifacts(character) for character in segment):
             raise InvalidInput(
                 field,
                 "expected segments of letters, digits and `" + "".join(sorted(_ARTIFACT_PUNCTUATION)).strip() + "`",
             )
+        if segment.endswith((".", " ")):
+            raise InvalidInput(field, "expected no segment that ends in a dot or a space")
     return path
 
 
@@ -122,15 +126,21 @@ def parse_message(raw: bytes, message: Message) -> JsonObject:
         InvalidInput: unless it is UTF-8 JSON, an object without repeated keys, with no other fields than those of
             ``message`` in their snake_case names, each of its declared type. The message so bounds the depth, too.
     """
-    if not raw:
-        return {}
-    try:
-        value = json.loads(raw.decode(), object_pairs_hook=_without_repeated_keys, parse_constant=_no_constant)
-    except UnicodeDecodeError:
-        raise InvalidInput("body", "expected UTF-8") from None
-    except (ValueError, RecursionError):
-        raise InvalidInput("body", "expected valid JSON") from None
-    return _check_object(value, message, "body")
+    return _check_object(_load(raw), message, "body") if raw else {}
+
+
+def parse_object(raw: bytes, *, max_depth: int) -> JsonObject:
+    """A JSON object of any fields.
+
+    Raises:
+        InvalidInput: unless it is UTF-8 JSON, an object without repeated keys, whose text is Unicode without lone
+            surrogates and NUL, whose numbers are finite, and which nests at most ``max_depth`` levels.
+    """
+    value = _load(raw)
+    if not isinstance(value, dict):
+        raise InvalidInput("body", "expected a JSON object")
+    _check_plain(value, max_depth)
+    return value
 
 
 def serialise(fields: Mapping[str, Any]) -> bytes:
@@ -147,6 +157,36 @@ def require(fields: Mapping[str, Any], message: Message) -> None:
     for name in sorted(message.required):
         if not fields.get(name):
             raise InvalidInput(name, "is required")
+
+
+def _load(raw: bytes) -> object:
+    try:
+        return json.loads(raw.decode(), object_pairs_hook=_without_repeated_keys, parse_constant=_no_constant)
+    except UnicodeDecodeError:
+        raise InvalidInput("body", "expected UTF-8") from None
+    except (ValueError, RecursionError):
+        raise InvalidInput("body", "expected valid JSON") from None
+
+
+def _check_plain(value: object, levels: int) -> None:
+    """Nothing that reads differently elsewhere: text, numbers and nesting."""
+    if isinstance(value, str):
+        _check_text(value, "body")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInput("body", "expected finite numbers")
+    elif isinstance(value, dict | list):
+        if not levels:
+            raise InvalidInput("body", "expected fewer levels")
+        if isinstance(value, dict):
+            for key in value:
+                _check_text(key, "body")
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_plain(item, levels - 1)
+
+
+def _check_text(value: str, name: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in value) or "\0" in value:
+        raise InvalidInput(name, "expected Unicode text without lone surrogates and NUL")
 
 
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> JsonObject:
@@ -190,8 +230,7 @@ def _check_scalar(value: object, expected: Scalar, name: str) -> None:
         return
     if not isinstance(value, str):
         raise InvalidInput(name, "expected a string")
-    if any("\ud800" <= character <= "\udfff" for character in value) or "\0" in value:
-        raise InvalidInput(name, "expected Unicode text without lone surrogates and NUL")
+    _check_text(value, name)
     if expected is Scalar.ALIAS:
         check_alias(value, field=name)
     elif expected is Scalar.VERSION:

@@ -5,6 +5,9 @@
     CountersignError
     ├── InvalidConfiguration          the operator must mend a setting
     ├── InvalidInput                  what was sent is wrong; names the field
+    │   ├── TooLarge                  a body beyond the limit
+    │   ├── HeadersTooLarge           headers beyond the limit
+    │   └── TooSlow                   a body that stopped arriving
     ├── NotAuthenticated              who are you? (RFC 6750 section 3)
     ├── Forbidden                     you may not
     │   ├── SelfApproval              you asked for it, somebody else must approve
@@ -20,7 +23,10 @@
     ├── Unsupported                   a capability that is not offered (MLflow's client falls back)
     ├── Unresolvable                  no physical address can be given
     └── Unavailable                   a part we depend on does not answer; try again
-        └── UpstreamUnavailable       that part is MLflow
+        ├── UpstreamUnavailable       that part is MLflow
+        │   └── UpstreamNotReached    nothing was sent to it: another one may be asked
+        ├── Overloaded                too many wait for MLflow
+        └── TooManyRequests           too many of one principal wait for MLflow
 
 The family knows no HTTP: ``app/domain/problems.py`` is the one table that maps it to status codes.
 """
@@ -47,6 +53,18 @@ class InvalidInput(CountersignError):
 
     def __init__(self, field: str, expected: str) -> None:
         super().__init__(f"{field}: {expected}", field=field)
+
+
+class TooLarge(InvalidInput):
+    """A body beyond the limit."""
+
+
+class HeadersTooLarge(InvalidInput):
+    """Headers beyond the limit, in number or bytes."""
+
+
+class TooSlow(InvalidInput):
+    """A body that stopped arriving."""
 
 
 class NotAuthenticated(CountersignError):
@@ -120,3 +138,15 @@ class Unavailable(CountersignError):
 
 class UpstreamUnavailable(Unavailable):
     """MLflow does not answer."""
+
+
+class UpstreamNotReached(UpstreamUnavailable):
+    """No connection to MLflow could be made: nothing was sent, so another one may be asked."""
+
+
+class Overloaded(Unavailable):
+    """Too many requests wait for MLflow, or this one waited too long."""
+
+
+class TooManyRequests(Unavailable):
+    """Too many requests of one principal wait for MLflow."""

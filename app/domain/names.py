@@ -15,6 +15,8 @@ from app.domain.errors import InvalidInput, Unresolvable
 _ALIAS = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _RESERVED_ALIAS = re.compile(r"latest|v[0-9]+", re.IGNORECASE)
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")
+_EXPERIMENT = re.compile(r"0|[1-9][0-9]{0,18}")
 _MODEL_MAX = 256
 _STAGES = frozenset({"none", "staging", "production", "archived"})
 
@@ -53,6 +55,28 @@ def check_model(value: str, *, field: str = "model") -> str:
         raise InvalidInput(field, f"expected a name of 1 to {_MODEL_MAX} characters")
     if any(character in "/:" or not character.isprintable() for character in value):
         raise InvalidInput(field, "expected a name without `/`, `:` and control characters")
+    return value
+
+
+def check_identifier(value: str, *, field: str) -> str:
+    """The id of a run or a logged model, if it is one.
+
+    Raises:
+        InvalidInput: unless it is 1 to 256 of ``A-Z a-z 0-9 _ -``, the first a letter or digit.
+    """
+    if not _IDENTIFIER.fullmatch(value):
+        raise InvalidInput(field, "expected 1 to 256 letters, digits, `_` or `-` (ASCII)")
+    return value
+
+
+def check_experiment(value: str, *, field: str = "experiment_id") -> str:
+    """The id of an experiment, if it is a whole number without leading zeros (MLflow takes ``" 01 "`` for 1).
+
+    Raises:
+        InvalidInput: otherwise.
+    """
+    if not _EXPERIMENT.fullmatch(value):
+        raise InvalidInput(field, 'expected a whole number, as in "7"')
     return value
 
 

@@ -50,7 +50,11 @@ class Policy:
     targets: tuple[str, ...] = ()
 
     def protects(self, model: str, alias: str) -> bool:
-        return fnmatchcase(fold(model), fold(self.models)) and fnmatchcase(fold(alias), fold(self.alias))
+        return self.covers(model) and fnmatchcase(fold(alias), fold(self.alias))
+
+    def covers(self, model: str) -> bool:
+        """Whether some alias of ``model`` is protected."""
+        return fnmatchcase(fold(model), fold(self.models))
 
 
 DEFAULT_POLICY = Policy(

@@ -26,6 +26,9 @@ PROBLEMS: Mapping[type[errors.CountersignError], Problem] = {
     errors.CountersignError: Problem("internal", "Something broke", 500, "INTERNAL_ERROR"),
     errors.InvalidConfiguration: Problem("configuration", "The configuration is wrong", 500, "INTERNAL_ERROR"),
     errors.InvalidInput: Problem("invalid-input", "The input is invalid", 400, "INVALID_PARAMETER_VALUE"),
+    errors.TooLarge: Problem("too-large", "The body is too large", 413, "INVALID_PARAMETER_VALUE"),
+    errors.HeadersTooLarge: Problem("headers-too-large", "The headers are too large", 431, "INVALID_PARAMETER_VALUE"),
+    errors.TooSlow: Problem("too-slow", "The body stopped arriving", 408, "DEADLINE_EXCEEDED"),
     errors.NotAuthenticated: Problem("not-authenticated", "A valid access token is needed", 401, "UNAUTHENTICATED"),
     errors.Forbidden: Problem("forbidden", "Not allowed", 403, "PERMISSION_DENIED"),
     errors.SelfApproval: Problem("self-approval", "A second person must decide", 403, "PERMISSION_DENIED"),
@@ -43,6 +46,13 @@ PROBLEMS: Mapping[type[errors.CountersignError], Problem] = {
     errors.Unavailable: Problem("unavailable", "A part does not answer", 503, "TEMPORARILY_UNAVAILABLE"),
     errors.UpstreamUnavailable: Problem(
         "upstream-unavailable", "MLflow does not answer", 503, "TEMPORARILY_UNAVAILABLE"
+    ),
+    errors.UpstreamNotReached: Problem(
+        "upstream-not-reached", "MLflow cannot be reached", 503, "TEMPORARILY_UNAVAILABLE"
+    ),
+    errors.Overloaded: Problem("overloaded", "Too many requests wait for MLflow", 503, "TEMPORARILY_UNAVAILABLE"),
+    errors.TooManyRequests: Problem(
+        "too-many-requests", "Too many of your requests wait for MLflow", 429, "REQUEST_LIMIT_EXCEEDED"
     ),
 }
 

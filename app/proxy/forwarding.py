@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import aiohttp
 import structlog
 from multidict import CIMultiDict
 from yarl import URL
 
-from app.domain.errors import UpstreamUnavailable
+from app.domain.errors import CountersignError, UpstreamNotReached, UpstreamUnavailable
 from app.proxy.asgi import Inbound, Outbound
 from app.proxy.headers import outward
 
@@ -21,7 +22,23 @@ _KEEP_ALIVE_S = 4
 """Less than the 5 s after which uvicorn, under MLflow, closes an idle connection: else a POST can meet a closing
 one."""
 
+_PROBED_BYTES = 1024
+
 Rewrite = Callable[[bytes], bytes]
+
+
+@runtime_checkable
+class Chunks(Protocol):
+    """A body that can be read from its beginning."""
+
+    @property
+    def failure(self) -> CountersignError | None:
+        """Why it ended early. The HTTP client hides what a body raises."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Its parts."""
+        ...
 
 
 class AnswerBroken(Exception):
@@ -35,9 +52,15 @@ class UpstreamRequest:
     method: str
     target: str
     headers: list[tuple[str, str]]
-    body: bytes | AsyncIterator[bytes] | None
+    body: bytes | Chunks | None
+    timeout_s: float
+    """How long MLflow may take to accept the next part of the body, to begin its answer, or to send its next part."""
     content_length: int | None = None
     """Of a streamed body, if known. Without it the body is chunked, which MLflow's Flask side reads as empty."""
+    rewrite: Rewrite | None = None
+    """Changes the body of a good answer."""
+    added: tuple[tuple[bytes, bytes], ...] = ()
+    """Headers of the answer that replace MLflow's."""
 
 
 class Upstream:
@@ -45,15 +68,12 @@ class Upstream:
 
     Args:
         url: its address, without a trailing slash.
-        timeout_s: how long it may take to accept the next part of a request, to begin an answer, or to send its next
-        part. connections: how many connections to it may be open.
+        connect_timeout_s: how long a new connection may take.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, connect_timeout_s: float = 5, connections: int = 256) -> None:
+    def __init__(self, url: str, *, connect_timeout_s: float = 5) -> None:
         self.url = url.rstrip("/")
-        self._timeout_s = timeout_s
-        self._connect_timeout_s = connect_timeout_s
-        self._connections = connections
+        self._connect_timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -63,17 +83,18 @@ class Upstream:
             self._session = None
 
     async def forward(
-        self, request: UpstreamRequest, inbound: Inbound, answer: Outbound, *, rewrite: Rewrite | None = None
+        self, request: UpstreamRequest, inbound: Inbound, answer: Outbound, *, began: Callable[[], None]
     ) -> None:
-        """Ask MLflow, and pass its answer on.
+        """Ask MLflow, and pass its answer on. ``began`` is called when its head is there.
 
         Raises:
-            UpstreamUnavailable: it cannot be reached, or does not begin an answer in time.
-            AnswerBroken: its answer ended early.
+            UpstreamNotReached: no connection can be made. UpstreamUnavailable: it does not begin an answer in time.
+            AnswerBroken: its answer ended early. CountersignError: why the caller's body did.
         """
         response = await self._ask(request, inbound)
+        began()
         try:
-            await self._pass_on(response, answer, rewrite)
+            await self._pass_on(response, answer, request)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if answer.started:
                 raise AnswerBroken(type(error).__name__) from None
@@ -81,65 +102,95 @@ class Upstream:
         finally:
             response.close()  # gives the connection back if the answer was read to its end, else cuts it
 
+    async def probe(self, target: str, *, headers: Sequence[tuple[str, str]], timeout_s: float) -> tuple[int, str]:
+        """The status of a GET, and the first of its text.
+
+        Raises:
+            UpstreamUnavailable: there is none within ``timeout_s``.
+        """
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._opened().get(URL(self.url + target, encoded=True), headers=CIMultiDict(headers)) as response,
+            ):
+                return response.status, (await response.content.read(_PROBED_BYTES)).decode(errors="replace")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise UpstreamUnavailable(f"MLflow does not answer ({type(error).__name__}).") from None
+
     async def _ask(self, request: UpstreamRequest, inbound: Inbound) -> aiohttp.ClientResponse:
         headers = CIMultiDict(request.headers)
         if request.content_length is not None:
             headers["Content-Length"] = str(request.content_length)
         try:
-            async with asyncio.timeout(self._timeout_s) as deadline:
+            async with asyncio.timeout(request.timeout_s) as deadline:
                 return await self._opened().request(
                     request.method,
                     URL(self.url + request.target, encoded=True),
                     headers=headers,
-                    data=self._paced(request.body, deadline),
+                    data=_paced(request.body, deadline, request.timeout_s),
                     allow_redirects=False,
                 )
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            _log.warning("upstream_not_reached", upstream=self.url, error=type(error).__name__)
+            raise UpstreamNotReached("MLflow cannot be reached.") from None
         except TimeoutError:
-            raise UpstreamUnavailable(f"MLflow did not answer within {self._timeout_s:g} s.") from None
+            raise UpstreamUnavailable(f"MLflow did not answer within {request.timeout_s:g} s.") from None
         except (aiohttp.ClientError, OSError) as error:
+            if isinstance(request.body, Chunks) and (failure := request.body.failure):
+                raise failure from None
             if inbound.disconnected:
                 raise asyncio.CancelledError from None
-            _log.warning("upstream_unreachable", upstream=self.url, error=type(error).__name__)
+            _log.warning("upstream_broke_off", upstream=self.url, error=type(error).__name__)
             raise UpstreamUnavailable("MLflow cannot be reached.") from None
 
-    def _paced(
-        self, body: bytes | AsyncIterator[bytes] | None, deadline: asyncio.Timeout
-    ) -> bytes | AsyncIterator[bytes] | None:
-        """The body; each part of it that MLflow took moves the deadline, so that a large upload may take long."""
-        if body is None or isinstance(body, bytes):
-            return body
-
-        async def parts() -> AsyncIterator[bytes]:
-            loop = asyncio.get_running_loop()
-            async for chunk in body:
-                yield chunk
-                if not deadline.expired():
-                    deadline.reschedule(loop.time() + self._timeout_s)
-
-        return parts()
-
-    async def _pass_on(self, response: aiohttp.ClientResponse, answer: Outbound, rewrite: Rewrite | None) -> None:
-        headers = outward(response.raw_headers, self.url)
-        if rewrite and response.status == 200:
-            body = rewrite(await response.read())
+    async def _pass_on(self, response: aiohttp.ClientResponse, answer: Outbound, request: UpstreamRequest) -> None:
+        headers = outward(response.raw_headers, self.url, request.added)
+        if request.rewrite and response.status == 200:
+            async with asyncio.timeout(request.timeout_s):
+                body = request.rewrite(await response.read())
             await answer.answer(200, [pair for pair in headers if pair[0] != b"content-length"], body)
             return
         await answer.start(response.status, headers)
-        async for chunk in response.content.iter_any():
-            await answer.write(chunk)
+        loop = asyncio.get_running_loop()
+        content = response.content
+        async with asyncio.timeout(request.timeout_s) as deadline:
+            while chunk := await content.readany():
+                if content.at_eof():
+                    deadline.reschedule(None)
+                    await answer.finish(chunk)
+                    return
+                deadline.reschedule(None)  # a slow caller is not MLflow's fault
+                await answer.write(chunk)
+                deadline.reschedule(loop.time() + request.timeout_s)
         await answer.finish()
 
     def _opened(self) -> aiohttp.ClientSession:
         """The session, opened in the loop that first asks."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=_KEEP_ALIVE_S),
+                # How many may be open is the business of admission.
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=self._connect_timeout_s, sock_read=self._timeout_s
-                ),
+                timeout=self._connect_timeout,
                 trust_env=False,
             )
         return self._session
+
+
+def _paced(
+    body: bytes | Chunks | None, deadline: asyncio.Timeout, timeout_s: float
+) -> bytes | AsyncIterator[bytes] | None:
+    """The body; each part of it that MLflow took moves the deadline, so that a large upload may take long."""
+    if body is None or isinstance(body, bytes):
+        return body
+
+    async def parts() -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        async for chunk in body.chunks():
+            yield chunk
+            if not deadline.expired():
+                deadline.reschedule(loop.time() + timeout_s)
+
+    return parts()

@@ -1,27 +1,17 @@
-"""The order in which a request is looked at: canonicalise, classify, authenticate, authorise, guard, forward."""
+"""The order in which a request is looked at: canonicalise, classify, authenticate, authorise, guard, admit, forward."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from time import perf_counter
 from typing import Protocol
 
 import structlog
 
-from app.domain.access import Principal, authorise
-from app.domain.canonical import (
-    JsonObject,
-    canonical_artifact_path,
-    canonical_path,
-    canonical_query,
-    judged_parameters,
-    parse_message,
-    require,
-    serialise,
-    serialise_query,
-)
+from app.domain.access import Permission, Principal, authorise
+from app.domain.canonical import canonical_path
 from app.domain.errors import (
     CountersignError,
     Forbidden,
@@ -31,22 +21,23 @@ from app.domain.errors import (
     UnknownRoute,
     Unsupported,
 )
-from app.domain.routes import BodyKind, Decision, Done, Guard, Match, Message, Route, Ruling, match
+from app.domain.routes import Decision, Done, Guard, Matcher, Route, Ruling, routes_with
 from app.domain.verdicts import Deny
+from app.ports import Assertion
+from app.proxy.admission import Admission
 from app.proxy.asgi import ClientDisconnected, Headers, Inbound, Outbound, Receive, Scope, Send, refuse_websocket
-from app.proxy.capabilities import without_presigned
+from app.proxy.carrying import Carrier
 from app.proxy.errors import answer_error
-from app.proxy.forwarding import AnswerBroken, Upstream, UpstreamRequest
-from app.proxy.headers import check_json, check_origin, has_body, inward, one, without
+from app.proxy.exchange import Exchange
+from app.proxy.forwarding import AnswerBroken
+from app.proxy.headers import check_origin
+from app.proxy.judging import judge
+from app.proxy.plans import ExchangeLimits, plan_of
 
 _log = structlog.stdlib.get_logger(__name__)
 
 CLIENT_CLOSED = 499
 """The status that is observed when the caller went away; nobody is sent it."""
-
-_ARTIFACT = "artifact_path"
-_RENAMED = {"run_uuid": "run_id", _ARTIFACT: "path"}
-"""Parameters of MLflow that a guard is asked with by another name."""
 
 
 class RegistryGuard(Protocol):
@@ -68,62 +59,47 @@ Observe = Callable[[str, str, int, float], None]
 """Called with the route's class and decision (``unknown`` without a route), the status, and seconds."""
 
 
-@dataclass(slots=True)
-class _Exchange:
-    """One request and its answer, and what is known of it so far."""
-
-    scope: Scope
-    inbound: Inbound
-    answer: Outbound
-    path: str
-    match: Match | None = None
-    principal: Principal | None = None
-
-    @property
-    def method(self) -> str:
-        return str(self.scope["method"])
-
-    @property
-    def headers(self) -> Headers:
-        sent: Headers = self.scope["headers"]
-        return sent
-
-    @property
-    def route(self) -> Route | None:
-        return self.match.route if self.match else None
-
-
 class Proxy:
     """An ASGI application for MLflow's paths.
 
     Args:
-        upstream: the MLflow server; who made it closes it.
+        admission: shares MLflow's workers among requests.
+        assertion: how MLflow knows that it is us, and for whom we ask.
         public_url: the address callers use.
         authenticate: who sent these headers; raises ``NotAuthenticated``.
         guard: answers for the guarded routes.
         denied: is told of every refusal. If it fails the refusal stands.
         observe: is told of every exchange.
-        max_json_body: bytes of a message that is judged.
+        limits: what callers may send, and how long MLflow may take.
+        openings: the closed routes that the operator has opened (``app/domain/routes/openings.py``).
     """
 
     def __init__(
         self,
         *,
-        upstream: Upstream,
+        admission: Admission,
+        assertion: Assertion,
         public_url: str,
         authenticate: Authenticate,
         guard: RegistryGuard,
         denied: DeniedHook,
         observe: Observe,
-        max_json_body: int,
+        limits: ExchangeLimits,
+        openings: Collection[str] = (),
     ) -> None:
-        self._upstream = upstream
         self._public_url = public_url.rstrip("/")
         self._authenticate = authenticate
         self._guard = guard
         self._denied = denied
         self._observe = observe
-        self._max_json_body = max_json_body
+        self._limits = limits
+        self._carrier = Carrier(admission, assertion, public_url=self._public_url, limits=limits)
+        routes = tuple(routes_with(openings))
+        self._match = Matcher(routes).match
+        https = self._public_url.startswith("https:")
+        self._plans = {
+            (route.method, route.template): plan_of(route, limits, https=https, openings=openings) for route in routes
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -132,8 +108,8 @@ class Proxy:
         if scope["type"] != "http":
             raise ValueError(f"the proxy serves http, not {scope['type']}")
         started = perf_counter()
-        inbound = Inbound(receive)
-        exchange = _Exchange(scope, inbound, Outbound(send, before_end=inbound.close), _shown(scope["raw_path"]))
+        inbound = Inbound(receive, idle_s=self._limits.idle_s)
+        exchange = Exchange(scope, inbound, Outbound(send, before_end=inbound.close), _shown(scope["raw_path"]))
         try:
             await self._answer(exchange)
         finally:
@@ -146,7 +122,7 @@ class Proxy:
                 perf_counter() - started,
             )
 
-    async def _answer(self, exchange: _Exchange) -> None:
+    async def _answer(self, exchange: Exchange) -> None:
         try:
             await self._serve(exchange)
         except CountersignError as error:
@@ -166,74 +142,40 @@ class Proxy:
                 failure = CountersignError("Countersign failed to handle this.")
                 await answer_error(exchange.answer, failure, self._public_url)
 
-    async def _serve(self, exchange: _Exchange) -> None:
-        refusal = _classify(exchange)
+    async def _serve(self, exchange: Exchange) -> None:
+        refusal = self._classify(exchange)
         if exchange.route is None or exchange.route.decision is not Decision.PUBLIC:
             # First of all: nobody who has not said who they are learns which routes there are.
             exchange.principal = await self._authenticate(exchange.headers)
         if refusal:
             raise refusal
         assert exchange.match is not None  # else there was a refusal
-        _admit(exchange.match.route, exchange.principal)
+        route = exchange.match.route
+        _authorise(route, exchange.principal)
         check_origin(exchange.scope, self._public_url)
-        await self._judge_and_forward(exchange, exchange.match)
+        judgement = await judge(exchange, exchange.match, json_limit=self._limits.json_body)
+        for permission in judgement.permissions:
+            _require(permission, exchange.principal)
+        ask = None
+        if route.guard and exchange.principal:
+            ask = partial(self._guard.check, route.guard, exchange.principal, judgement.asked)
+            if isinstance(await ask(), Done):
+                await exchange.answer.answer(200, [(b"content-type", b"application/json")], b"{}")
+                return
+        await self._carrier.carry(exchange, route, self._plans[route.method, route.template], judgement, ask)
 
-    async def _judge_and_forward(self, exchange: _Exchange, match: Match) -> None:
-        route = match.route
-        query = canonical_query(exchange.scope["query_string"])
-        judged: Mapping[str, object] = match.params
-        body: bytes | None = None
-        if route.message:
-            judged = await self._read_message(exchange, query, route.message, match.params)
-            body = serialise(judged)
-        elif route.judged_query:
-            judged = {**match.params, **judged_parameters(query, route.judged_query)}
-        elif route.body is BodyKind.NONE and has_body(exchange.headers):
-            raise InvalidInput("body", f"expected none with {route.method}")
-        if route.guard and exchange.principal and await self._is_done(route.guard, exchange.principal, judged):
-            await exchange.answer.answer(200, [(b"content-type", b"application/json")], b"{}")
-            return
-        target = match.path() + (f"?{serialise_query(query)}" if query else "")
-        await self._forward(exchange, route, target, body)
+    def _classify(self, exchange: Exchange) -> CountersignError | None:
+        """Find the route, or say what is wrong; it is not said aloud before the caller is known."""
+        try:
+            exchange.path = canonical_path(exchange.scope["raw_path"])
+        except InvalidInput as error:
+            return error
+        exchange.match = self._match(exchange.method, exchange.path)
+        if exchange.match is None or exchange.match.route.decision is Decision.ABSENT:
+            return UnknownRoute(f"There is no {exchange.method} {exchange.path[:200]} here.")
+        return None
 
-    async def _read_message(
-        self, exchange: _Exchange, query: list[tuple[str, str]], message: Message, params: Mapping[str, str]
-    ) -> JsonObject:
-        """The fields of a judged body, with those that the path gives."""
-        if query:
-            raise InvalidInput("query", f"expected none; {message.name} is sent in the body")
-        if has_body(exchange.headers):
-            check_json(exchange.headers)
-        fields = parse_message(await exchange.inbound.read(self._max_json_body), message)
-        for name, value in params.items():
-            if fields.setdefault(name, value) != value:
-                raise InvalidInput(name, "expected the same in path and body")
-        require(fields, message)
-        return fields
-
-    async def _is_done(self, guard: Guard, principal: Principal, judged: Mapping[str, object]) -> bool:
-        fields = {_RENAMED.get(name, name): value for name, value in judged.items() if isinstance(value, str)}
-        if guard in _ARTIFACT_GUARDS:
-            canonical_artifact_path(fields["path"])
-        return isinstance(await self._guard.check(guard, principal, fields), Done)
-
-    async def _forward(self, exchange: _Exchange, route: Route, target: str, judged: bytes | None) -> None:
-        headers = inward(exchange.scope, self._public_url)
-        body: bytes | AsyncIterator[bytes] | None = judged
-        length: bytes | None = None
-        if judged is not None:
-            headers = [*without(headers, "content-type"), ("content-type", "application/json")]
-        elif has_body(exchange.headers):
-            body, length = exchange.inbound.chunks(), one(exchange.headers, b"content-length")
-        if not isinstance(body, AsyncIterator):
-            exchange.inbound.watch()
-        rewrite = None
-        if route.template.endswith("/server-info"):
-            headers, rewrite = without(headers, "accept-encoding"), without_presigned
-        request = UpstreamRequest(route.method, target, headers, body, int(length) if length else None)
-        await self._upstream.forward(request, exchange.inbound, exchange.answer, rewrite=rewrite)
-
-    async def _refuse(self, error: CountersignError, exchange: _Exchange) -> None:
+    async def _refuse(self, error: CountersignError, exchange: Exchange) -> None:
         if not isinstance(error, Unavailable):
             _log.info("refused", method=exchange.method, path=exchange.path, error=type(error).__name__)
             try:
@@ -243,22 +185,7 @@ class Proxy:
         await answer_error(exchange.answer, error, self._public_url)
 
 
-_ARTIFACT_GUARDS = {Guard.ARTIFACT_WRITE, Guard.ARTIFACT_DELETE, Guard.RUN_ARTIFACT_WRITE}
-
-
-def _classify(exchange: _Exchange) -> CountersignError | None:
-    """Find the route, or say what is wrong; it is not said aloud before the caller is known."""
-    try:
-        exchange.path = canonical_path(exchange.scope["raw_path"])
-    except InvalidInput as error:
-        return error
-    exchange.match = match(exchange.method, exchange.path)
-    if exchange.match is None or exchange.match.route.decision is Decision.ABSENT:
-        return UnknownRoute(f"There is no {exchange.method} {exchange.path[:200]} here.")
-    return None
-
-
-def _admit(route: Route, principal: Principal | None) -> None:
+def _authorise(route: Route, principal: Principal | None) -> None:
     """Whether this principal may use this route at all.
 
     Raises:
@@ -267,11 +194,15 @@ def _admit(route: Route, principal: Principal | None) -> None:
     if route.decision is Decision.REFUSE:
         raise RouteRefused(route.reason)
     if route.permission:
-        verdict = authorise(principal, route.permission) if principal else Deny("Nobody was authenticated.")
-        if isinstance(verdict, Deny):
-            raise Forbidden(verdict.reason, permission=route.permission.value)
+        _require(route.permission, principal)
     if route.decision is Decision.UNSUPPORTED:
         raise Unsupported(route.reason)
+
+
+def _require(permission: Permission, principal: Principal | None) -> None:
+    verdict = authorise(principal, permission) if principal else Deny("Nobody was authenticated.")
+    if isinstance(verdict, Deny):
+        raise Forbidden(verdict.reason, permission=permission.value)
 
 
 def _shown(raw_path: bytes) -> str:

@@ -75,15 +75,21 @@ def inward(scope: Scope, public_url: str) -> list[tuple[str, str]]:
     return kept
 
 
-def outward(headers: Headers, upstream_url: str) -> list[tuple[bytes, bytes]]:
-    """The headers for the caller. A ``Location`` at MLflow's own address becomes one at ours."""
-    dropped = _NEVER_OUTWARD | _named_by_connection(headers)
+def outward(
+    headers: Headers, upstream_url: str, added: tuple[tuple[bytes, bytes], ...] = ()
+) -> list[tuple[bytes, bytes]]:
+    """The headers for the caller, ``added`` in the place of MLflow's of the same names.
+
+    A ``Location`` at MLflow's own address becomes one at ours.
+    """
+    dropped = _NEVER_OUTWARD | _named_by_connection(headers) | {name for name, _ in added}
     kept = []
     for raw_name, value in headers:
         name = raw_name.lower()
         if name in dropped:
             continue
         kept.append((name, _relative(value, upstream_url) if name == b"location" else value))
+    kept.extend(added)
     return kept
 
 
@@ -107,6 +113,20 @@ def without(headers: list[tuple[str, str]], name: str) -> list[tuple[str, str]]:
 def has_body(headers: Headers) -> bool:
     """Whether a body follows (RFC 9112 section 6.3)."""
     return one(headers, b"content-length") not in {None, b"0"} or one(headers, b"transfer-encoding") is not None
+
+
+def declared_length(headers: Headers) -> int | None:
+    """The bytes of the body that follows, if the caller says so.
+
+    Raises:
+        InvalidInput: it is not a number.
+    """
+    declared = one(headers, b"content-length")
+    if declared is None:
+        return None
+    if not declared.isdigit():
+        raise InvalidInput("content-length", "expected a number")
+    return int(declared)
 
 
 def check_json(headers: Headers) -> None:

@@ -30,9 +30,10 @@ async def readyz(services: ServicesOf, response: Response) -> dict[str, object]:
     is_ready = not any(problems.values())
     response.status_code = 200 if is_ready else 503
     response.headers["Cache-Control"] = "no-store"
+    notes = services.health.notes()
     return {
         "status": "ready" if is_ready else "not ready",
-        "parts": {part: problem or "ok" for part, problem in problems.items()},
+        "parts": {part: problem or notes.get(part) or "ok" for part, problem in problems.items()},
     }
 
 

@@ -1,28 +1,39 @@
 """What the door asks before it lets a change through to MLflow: does a promotion rest on it?
 
-Governed is a version that is being promoted to a protected alias, or holds one; with it its model, its run, its
-logged model and its bytes. One question of ``Guard``, one method here; the table at the end is total.
+Governed is a version that is being promoted to a protected alias, or holds one, whoever put it there; with it its
+model, its run, its logged model and its bytes. The ledger is asked first, because it can name the promotion, then
+MLflow itself (``app/services/holders.py``). One question of ``Guard``, one method here; the table is total.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from app.adapters.postgres.aliases import Governance
 from app.domain.access import Permission, Principal, authorise
 from app.domain.errors import Forbidden, Governed, InvalidInput, NotFound, PromotionRequired
-from app.domain.names import check_alias, check_model, check_version
-from app.domain.policies import Policy, policy_for
+from app.domain.names import check_alias, check_experiment, check_identifier, check_model, check_version
+from app.domain.policies import Policy, fold, policy_for
 from app.domain.promotions import OPEN, Kind, Promotion
 from app.domain.routes import Done, Forward, Guard, Ruling
-from app.domain.storage import ancestors, artifact_root
+from app.domain.storage import ancestors, artifact_root, paths_below
 from app.domain.verdicts import Deny
 from app.ports import ModelRegistry
+from app.services.holders import AliasHolder, AliasHoldersInMlflow
 from app.services.promotions import Promotions, waits_for
 from app.services.recording import UnitOfWorkFactory
 
-PROMPT_TEXT = "mlflow.prompt.text"
 PROMPT_MARK = "mlflow.prompt.is_prompt"
+PROMPT_CONTENT = frozenset(
+    {
+        PROMPT_MARK,
+        "mlflow.prompt.text",
+        "_mlflow_prompt_type",
+        "_mlflow_prompt_response_format",
+        "_mlflow_prompt_model_config",
+    }
+)
+"""The tags of a version that are what ``mlflow.genai.load_prompt`` returns (``mlflow/prompt/constants.py``)."""
 
 _Fields = Mapping[str, str]
 _Check = Callable[[Principal, _Fields], Awaitable[Ruling]]
@@ -37,12 +48,21 @@ class RegistryGuard:
     """Answers for the guarded routes of MLflow (``app.domain.routes.Guard``)."""
 
     def __init__(
-        self, unit_of_work: UnitOfWorkFactory, registry: ModelRegistry, promotions: Promotions, *, public_url: str
+        self,
+        unit_of_work: UnitOfWorkFactory,
+        registry: ModelRegistry,
+        promotions: Promotions,
+        holders: AliasHoldersInMlflow,
+        *,
+        public_url: str,
+        artifacts_destination: str,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._registry = registry
         self._promotions = promotions
+        self._holders = holders
         self._public_url = public_url
+        self._destination = artifacts_destination
         self._checks: Mapping[Guard, _Check] = {
             Guard.ALIAS_SET: self._alias_set,
             Guard.ALIAS_DELETE: self._alias_delete,
@@ -55,8 +75,9 @@ class RegistryGuard:
             Guard.MODEL_RENAME: self._model_rename,
             Guard.EXPERIMENT_CREATE: self._experiment_create,
             Guard.EXPERIMENT_DELETE: self._experiment_delete,
-            Guard.RUN_DELETE: self._run_change,
-            Guard.RUN_ARTIFACT_WRITE: self._run_change,
+            Guard.RUN_DELETE: self._run_delete,
+            Guard.RUN_ARTIFACT_WRITE: self._run_artifact_write,
+            Guard.LOGGED_MODEL_CREATE: self._logged_model_create,
             Guard.LOGGED_MODEL_DELETE: self._logged_model_delete,
             Guard.ARTIFACT_WRITE: self._artifact_write,
             Guard.ARTIFACT_DELETE: self._artifact_delete,
@@ -98,43 +119,38 @@ class RegistryGuard:
             return Forward()
         async with self._unit_of_work() as work:
             holder = await work.aliases.get(model, alias)
-        by = f"; promotion {holder.promotion_id} put version {holder.version} there" if holder else ""
+        by = f"promotion {holder.promotion_id} put version {holder.version} there" if holder else "no promotion did"
         raise Governed(
-            f"{_protected(policy, model, alias)} and cannot be deleted{by}.",
+            f"{_protected(policy, model, alias)} and cannot be deleted; {by}.",
             policy=policy.name,
             promotion=holder.promotion_id if holder else None,
         )
 
     async def _version_create(self, principal: Principal, fields: _Fields) -> Ruling:
-        """A new version governs nothing. What cannot be resolved to bytes below our root cannot be promoted either."""
+        """A new version governs nothing, wherever it says its bytes are, and MLflow checks what it says.
+
+        What cannot be resolved to bytes below our root cannot be promoted (``app/domain/storage.py``): neither another
+        store, nor ``runs:/…``, which comes to mean other bytes.
+        """
         return Forward()
 
     async def _version_delete(self, principal: Principal, fields: _Fields) -> Ruling:
-        model, version = fields["name"], fields["version"]
-        async with self._unit_of_work() as work:
-            _refuse(
-                await work.aliases.governing_version(model, version), f"Version {version} of model '{model}'", "deleted"
-            )
-        for alias in await self._protected_aliases(model):
-            if alias.version == version:
-                raise Governed(
-                    f"Version {version} of model '{model}' cannot be deleted: {alias.why}.", policy=alias.policy
-                )
+        await self._version_untouched(fields, f"Version {fields['version']} of model '{fields['name']}'", "deleted")
         return Forward()
 
     async def _version_tag(self, principal: Principal, fields: _Fields) -> Ruling:
-        if fields.get("key") == PROMPT_TEXT:
-            async with self._unit_of_work() as work:
-                governance = await work.aliases.governing_version(fields["name"], fields["version"])
-            _refuse(governance, f"The text of version {fields['version']} of prompt '{fields['name']}'", "changed")
+        if fold(fields["key"]) in PROMPT_CONTENT:
+            what = f"The content of version {fields['version']} of prompt '{fields['name']}'"
+            await self._version_untouched(fields, what, "changed")
         return Forward()
 
     async def _stage_transition(self, principal: Principal, fields: _Fields) -> Ruling:
         """``models:/m/Production`` would be a second, ungoverned pointer."""
+        names = await self._names(fields["name"])
         async with self._unit_of_work() as work:
             policies = await work.policies.in_force()
         for policy in policies:
-            if policy.protects(fields["name"], policy.alias):
+            if any(policy.covers(name) for name in names):
                 raise Governed(
                     f"Model '{fields['name']}' is governed by policy '{policy.name}': stages, which MLflow has "
                     f"deprecated, would be a second way to name what is in {policy.alias}. Use aliases.",
@@ -143,8 +159,8 @@ class RegistryGuard:
         return Forward()
 
     async def _model_tag(self, principal: Principal, fields: _Fields) -> Ruling:
-        if fields.get("key") == PROMPT_MARK:
-            await self._model_untouched(fields["name"], "turned into a prompt")
+        if fold(fields["key"]) == PROMPT_MARK:
+            await self._model_untouched(fields["name"], "turned into a prompt, or back")
         return Forward()
 
     async def _model_delete(self, principal: Principal, fields: _Fields) -> Ruling:
@@ -153,7 +169,7 @@ class RegistryGuard:
 
     async def _model_rename(self, principal: Principal, fields: _Fields) -> Ruling:
         """Neither away from a governed name, nor with an alias into a name under which that alias is protected."""
-        model, new_name = fields["name"], fields.get("new_name", "")
+        model, new_name = fields["name"], fields["new_name"]
         await self._model_untouched(model, "renamed")
         registered = await self._registry.get_model(model)
         for alias in registered.aliases:
@@ -175,54 +191,121 @@ class RegistryGuard:
             raise InvalidInput(
                 "artifact_location", "expected none, or one below the server's root (mlflow-artifacts:/…)"
             )
-        await self._artifacts_untouched(artifact_root(location), "be the artifact location of an experiment")
+        await self._folder_untouched(artifact_root(location), "be the artifact location of an experiment")
         return Forward()
 
     async def _experiment_delete(self, principal: Principal, fields: _Fields) -> Ruling:
-        async with self._unit_of_work() as work:
-            governance = await work.aliases.governing_below(fields["experiment_id"])
-        _refuse(governance, f"Experiment {fields['experiment_id']}", "deleted")
+        """Its artifacts need not lie in a folder of its number: MLflow says where."""
+        experiment = check_experiment(fields["experiment_id"])
+        try:
+            location = await self._registry.get_experiment_location(experiment)
+        except NotFound:
+            return Forward()
+        for folder in {experiment, *paths_below(location, destination=self._destination)}:
+            await self._folder_untouched(folder, f"be deleted with experiment {experiment}")
         return Forward()
 
-    async def _run_change(self, principal: Principal, fields: _Fields) -> Ruling:
-        async with self._unit_of_work() as work:
-            governance = await work.aliases.governing_run(fields["run_id"])
-        _refuse(governance, f"Run {fields['run_id']}", "changed or deleted")
+    async def _run_delete(self, principal: Principal, fields: _Fields) -> Ruling:
+        await self._run_untouched(check_identifier(fields["run_id"], field="run_id"), "deleted")
+        return Forward()
+
+    async def _run_artifact_write(self, principal: Principal, fields: _Fields) -> Ruling:
+        """MLflow writes in a folder of the experiment's and the run's id, or where the run says its artifacts are."""
+        run_id = check_identifier(fields["run_id"], field="run_uuid")
+        await self._run_untouched(run_id, "changed")
+        try:
+            run = await self._registry.get_run(run_id)
+        except NotFound:
+            return Forward()
+        roots = paths_below(run.artifact_uri, destination=self._destination)
+        for root in {f"{run.experiment_id}/{run.id}/artifacts", *roots}:
+            await self._artifact_untouched(f"{root}/{fields['path']}")
+        return Forward()
+
+    async def _logged_model_create(self, principal: Principal, fields: _Fields) -> Ruling:
+        """Where a version is looked up in its run at each load, a new logged model of that run is its content."""
+        for holder in await self._holders.unknown():
+            if holder.looked_up and _same(fields.get("source_run_id", ""), holder.looked_up[0]):
+                await self._refuse_if_held(holder, f"Run {holder.looked_up[0]}", "given another logged model")
         return Forward()
 
     async def _logged_model_delete(self, principal: Principal, fields: _Fields) -> Ruling:
+        model_id = check_identifier(fields["model_id"], field="model_id")
         async with self._unit_of_work() as work:
-            governance = await work.aliases.governing_logged_model(fields["model_id"])
-        _refuse(governance, f"Logged model {fields['model_id']}", "deleted")
+            _refuse(await work.aliases.governing_logged_model(model_id), f"Logged model {model_id}", "deleted")
+        for holder in await self._holders.unknown():
+            if holder.rests_on_logged_model(model_id):
+                await self._refuse_if_held(holder, f"Logged model {model_id}", "deleted")
         return Forward()
 
     async def _artifact_write(self, principal: Principal, fields: _Fields) -> Ruling:
-        async with self._unit_of_work() as work:
-            governance = await work.aliases.governing_artifacts(ancestors(fields["path"]))
-        _refuse(governance, f"Artifact {fields['path']}", "written")
+        await self._artifact_untouched(fields["path"])
         return Forward()
 
     async def _artifact_delete(self, principal: Principal, fields: _Fields) -> Ruling:
-        await self._artifacts_untouched(fields["path"], "be deleted")
+        await self._folder_untouched(fields["path"], "be deleted")
         return Forward()
 
-    async def _artifacts_untouched(self, path: str, what: str) -> None:
+    async def _artifact_untouched(self, path: str) -> None:
+        async with self._unit_of_work() as work:
+            _refuse(await work.aliases.governing_artifacts(ancestors(path)), f"Artifact {path}", "written")
+        for holder in await self._holders.unknown():
+            if holder.rests_on_artifact(path):
+                await self._refuse_if_held(holder, f"Artifact {path}", "written")
+
+    async def _folder_untouched(self, path: str, what: str) -> None:
+        """Neither is it among governed bytes, nor are they in it."""
         async with self._unit_of_work() as work:
             governance = await work.aliases.governing_artifacts(ancestors(path)) or await work.aliases.governing_below(
                 path
             )
         if governance:
             raise Governed(f"Artifact path {path} cannot {what}: {_because(governance)}.", **_named(governance))
+        for holder in await self._holders.unknown():
+            if (holder.rests_on_artifact(path) or holder.lies_below(path)) and await self._holders.still_holds(holder):
+                raise Governed(f"Artifact path {path} cannot {what}: {holder.why}.", policy=holder.policy)
 
-    async def _model_untouched(self, model: str, what: str) -> None:
+    async def _run_untouched(self, run_id: str, how: str) -> None:
         async with self._unit_of_work() as work:
-            _refuse(await work.aliases.governing_model(model), f"Model '{model}'", what)
-        for alias in await self._protected_aliases(model):
-            raise Governed(f"Model '{model}' cannot be {what}: {alias.why}.", policy=alias.policy)
+            _refuse(await work.aliases.governing_run(run_id), f"Run {run_id}", how)
+        for holder in await self._holders.unknown():
+            if holder.rests_on_run(run_id):
+                await self._refuse_if_held(holder, f"Run {run_id}", how)
+
+    async def _version_untouched(self, fields: _Fields, what: str, how: str) -> None:
+        names, version = await self._names(fields["name"]), fields["version"]
+        async with self._unit_of_work() as work:
+            _refuse(await work.aliases.governing_version(names, version), what, how)
+        for holder in await self._holders.of_model(fields["name"]):
+            if holder.version == version:
+                raise Governed(f"{what} cannot be {how}: {holder.why}.", policy=holder.policy)
+
+    async def _model_untouched(self, model: str, how: str) -> None:
+        names = await self._names(model)
+        async with self._unit_of_work() as work:
+            _refuse(await work.aliases.governing_model(names), f"Model '{model}'", how)
+        for holder in await self._holders.of_model(model):
+            raise Governed(f"Model '{model}' cannot be {how}: {holder.why}.", policy=holder.policy)
+
+    async def _refuse_if_held(self, holder: AliasHolder, what: str, how: str) -> None:
+        if await self._holders.still_holds(holder):
+            raise Governed(f"{what} cannot be {how}: {holder.why}.", policy=holder.policy)
+
+    async def _names(self, model: str) -> Sequence[str]:
+        """The name that was sent and, if its database takes several for one, the one that MLflow knows it by."""
+        try:
+            return (model, (await self._registry.get_model(model)).name)
+        except NotFound:
+            return (model,)
 
     async def _policy(self, model: str, alias: str) -> Policy | None:
+        """The policy that protects the alias, whichever of its names the model was called by."""
         async with self._unit_of_work() as work:
-            return policy_for(await work.policies.in_force(), model, alias)
+            policies = await work.policies.in_force()
+        if policy := policy_for(policies, model, alias):
+            return policy
+        found = [policy_for(policies, name, alias) for name in await self._names(model) if name != model]
+        return next((policy for policy in found if policy), None)
 
     async def _holds(self, model: str, alias: str, version: str) -> bool:
         """Whether it does in MLflow and, where our ledger knows the alias, there too."""
@@ -231,24 +314,6 @@ class RegistryGuard:
         if holder and holder.version != version:
             return False
         return (await self._registry.get_model(model)).aliases.get(alias) == version
-
-    async def _protected_aliases(self, model: str) -> list[_ProtectedAlias]:
-        """Aliases that were set before Countersign knew of them are protected all the same."""
-        try:
-            registered = await self._registry.get_model(model)
-        except NotFound:
-            return []
-        async with self._unit_of_work() as work:
-            policies = await work.policies.in_force()
-        found = [(alias, version, policy_for(policies, model, alias)) for alias, version in registered.aliases.items()]
-        return [_ProtectedAlias(alias, version, policy.name) for alias, version, policy in found if policy]
-
-
-class _ProtectedAlias:
-    def __init__(self, alias: str, version: str, policy: str) -> None:
-        self.version = version
-        self.policy = policy
-        self.why = f"version {version} holds alias '{alias}', which policy '{policy}' protects"
 
 
 def _require(principal: Principal, permission: Permission) -> None:
@@ -266,6 +331,10 @@ def _where(promotion: Promotion) -> str:
     if promotion.state in OPEN and (missing := waits_for(promotion)) != "nothing":
         return f"{lane} {promotion.id} of version {promotion.to_version} is {promotion.state} and waits for {missing}."
     return f"{lane} {promotion.id} of version {promotion.to_version} is {promotion.state}."
+
+
+def _same(one: str, other: str) -> bool:
+    return one.strip().lower() == other.strip().lower()
 
 
 def _refuse(governance: Governance | None, what: str, how: str) -> None:

@@ -15,15 +15,28 @@ class Health:
 
     Args:
         parts: name to a call that returns when the part is well and raises ``CountersignError`` when it is not.
+        notes: name to what is worth saying of a part that is well.
     """
 
-    def __init__(self, parts: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+    def __init__(
+        self,
+        parts: Mapping[str, Callable[[], Awaitable[None]]],
+        notes: Mapping[str, Callable[[], str | None]] | None = None,
+    ) -> None:
         self._parts = parts
+        self._notes = notes or {}
+        self.is_stopping = False
+        """Set when this process is about to stop: no more callers should be sent to it."""
 
     async def problems(self) -> dict[str, str | None]:
         """Each part, and what is wrong with it; ``None`` when nothing is."""
         found = await asyncio.gather(*(self._ask(check) for check in self._parts.values()))
-        return dict(zip(self._parts, found, strict=True))
+        problems = dict(zip(self._parts, found, strict=True))
+        return {**problems, "gateway": "is about to stop"} if self.is_stopping else problems
+
+    def notes(self) -> dict[str, str]:
+        """What is worth saying of parts, whether they are well or not."""
+        return {part: said for part, note in self._notes.items() if (said := note())}
 
     async def _ask(self, check: Callable[[], Awaitable[None]]) -> str | None:
         try:

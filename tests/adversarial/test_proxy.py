@@ -28,6 +28,8 @@ from tests.proxying import (
 ALIAS = "/api/2.0/mlflow/registered-models/alias"
 JSON = {"content-type": "application/json"}
 GOOD = b'{"name":"m","alias":"production","version":"2"}'
+RUNS = "/api/2.0/mlflow/runs/get?run_id=r"
+QUERY = b'{"query": "{mlflowGetRun(input: {runId: \\"r\\"}) {run {info {runId}}}}"}'
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 
 
@@ -129,7 +131,7 @@ def test_a_viewer_may_not_write(site: Site) -> None:
 
 
 def test_a_serving_system_may_not_even_read(site: Site) -> None:
-    site.refused(site.send("GET", "/graphql", token="token-of-serving"), 403, "PERMISSION_DENIED")
+    site.refused(site.send("GET", RUNS, token="token-of-serving"), 403, "PERMISSION_DENIED")
 
 
 @pytest.mark.parametrize(
@@ -280,6 +282,7 @@ def test_the_guard_of_an_artifact_is_asked_with_the_decoded_path(site: Site) -> 
 
     assert site.door.guard.asked == [
         (Guard.ARTIFACT_WRITE, {"path": "1/a b/c"}),
+        (Guard.ARTIFACT_WRITE, {"path": "1/a b/c"}),  # once more when all of it but the end is there
         (Guard.ARTIFACT_DELETE, {"path": "1/a"}),
     ]
     assert [seen.raw_path for seen in site.upstream.seen] == [
@@ -382,7 +385,7 @@ def test_a_judged_body_comes_without_a_query(site: Site) -> None:
 def test_a_judged_body_is_bounded(site: Site) -> None:
     body = b'{"name":"' + b"m" * 70_000 + b'","alias":"a","version":"1"}'
 
-    site.refused(site.send("POST", ALIAS, headers=JSON, body=body), 400, "INVALID_PARAMETER_VALUE")
+    site.refused(site.send("POST", ALIAS, headers=JSON, body=body), 413, "INVALID_PARAMETER_VALUE")
 
 
 def test_a_chunked_judged_body_reaches_mlflow_with_a_length(site: Site) -> None:
@@ -493,11 +496,42 @@ def test_what_says_who_or_from_where_is_dropped_and_written_afresh(site: Site) -
     assert names & (gone | {"authorization"}) == set()
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b'{"query": "mutation {testMutation(input: {}) {output}}"}', 403, "PERMISSION_DENIED"),
+        (b'{"query": "{ofTomorrow {output}}"}', 403, "PERMISSION_DENIED"),
+        (b'{"query": "{test {output}}", "query": "mutation {testMutation {output}}"}', 400, "INVALID_PARAMETER_VALUE"),
+        (b'{"query": "{test {output}"}', 400, "INVALID_PARAMETER_VALUE"),
+        (b"{}", 400, "INVALID_PARAMETER_VALUE"),
+        (b"", 400, "INVALID_PARAMETER_VALUE"),
+    ],
+)
+def test_graphql_that_is_not_known_to_only_read_reaches_nobody(site: Site, body: bytes, status: int, code: str) -> None:
+    site.refused(site.send("POST", "/graphql", headers=JSON, body=body), status, code)
+
+
+def test_graphql_reaches_mlflow_as_it_was_understood(site: Site) -> None:
+    body = b'{"query": "# mutation\\n query Q { run: mlflowGetRun , { run {info{runId}} } }", "operationName": "Q"}'
+
+    assert site.send("POST", "/graphql", headers=JSON, body=body).status == 200
+    assert json.loads(site.upstream.seen[0].body) == {
+        "query": "query Q{run:mlflowGetRun{run{info{runId}}}}",
+        "operationName": "Q",
+    }
+
+
+def test_graphql_with_a_query_string_or_another_type_is_refused(site: Site) -> None:
+    site.refused(site.send("POST", "/graphql?query=x", headers=JSON, body=QUERY), 400, "INVALID_PARAMETER_VALUE")
+    plain = {"content-type": "text/plain"}
+    site.refused(site.send("POST", "/graphql", headers=plain, body=QUERY), 400, "INVALID_PARAMETER_VALUE")
+
+
 def test_a_page_of_another_origin_changes_nothing(site: Site) -> None:
     for origin in ("http://evil.example", "null", "https://gateway.example", f"{PUBLIC_URL}:81", f"{PUBLIC_URL}.evil"):
         answer = site.send("POST", "/graphql", headers={**JSON, "origin": origin}, body=b"{}")
         site.refused(answer, 403, "PERMISSION_DENIED")
-    assert site.send("POST", "/graphql", headers={**JSON, "origin": f"{PUBLIC_URL}:80"}, body=b"{}").status == 200
+    assert site.send("POST", "/graphql", headers={**JSON, "origin": f"{PUBLIC_URL}:80"}, body=QUERY).status == 200
 
 
 def test_a_websocket_is_refused(site: Site) -> None:

@@ -33,6 +33,7 @@ ANSWERS = {
     "POSTGRES_PASSWORD": "one",
     "GATEWAY_DATABASE_PASSWORD": "two",
     "MLFLOW_DATABASE_PASSWORD": "three",
+    "COUNTERSIGN_ASSERTION_SECRET": "four, which is of 32 bytes or more",
 }
 """What a user has to write into ``.env``, and nothing else."""
 
@@ -225,6 +226,17 @@ def test_mlflow_answers_to_the_name_the_gateway_calls_it_by_and_to_no_other() ->
     assert allowed == upstream.netloc == "mlflow:5000"
     assert environment(stages(MLFLOW_IMAGE)[-1])["MLFLOW_PORT"] == str(upstream.port)
     assert SERVICES["worker"]["environment"]["COUNTERSIGN_UPSTREAM_URLS"] == upstream.geturl()
+
+
+def test_mlflow_listens_to_who_has_the_secret_that_gateway_and_worker_have() -> None:
+    assert " ".join(SERVICES["mlflow"]["command"]).startswith("server --app-name countersign ")
+    assert '"--app-name", "countersign"' in values(stages(MLFLOW_IMAGE)[-1], "CMD")[0]
+    (install,) = [rest for rest in values(stages(MLFLOW_IMAGE)[0], "RUN") if "pip install --python" in rest]
+    assert "./deploy/mlflow" in install.split()
+    secrets = {
+        SERVICES[name]["environment"]["COUNTERSIGN_ASSERTION_SECRET"] for name in ("mlflow", "gateway", "worker")
+    }
+    assert secrets == {ANSWERS["COUNTERSIGN_ASSERTION_SECRET"]}
 
 
 def test_mlflow_and_the_gateway_have_a_database_each_that_the_script_creates() -> None:

@@ -94,6 +94,20 @@ def test_the_demo_client_never_gets_an_id_token_for_the_gateway(up: RunningUp) -
     assert wrong.status_code == 400
 
 
+def test_mlflow_listens_to_the_gateway_and_to_nobody_else_on_this_machine(up: RunningUp) -> None:
+    connection = up.connection
+    path = "/api/2.0/mlflow/registered-models/search"
+    bearer = {"Authorization": f"Bearer {connection['administrator']['access_token']}"}
+    answer = httpx.get(connection["gateway"] + path, headers=bearer)
+    assert answer.status_code == 200, answer.text
+    for headers in ({}, bearer):
+        assert httpx.get(connection["upstream"] + path, headers=headers).status_code == 401
+    secret = up.folder / "secrets" / "assertion.secret"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    for log in (up.folder / "logs").iterdir():
+        assert secret.read_text().strip() not in log.read_text(errors="replace")
+
+
 def test_a_second_up_on_the_same_folder_is_refused_while_the_first_goes_on(up: RunningUp) -> None:
     refused = try_up(up.folder, free_port())
     assert refused.returncode != 0

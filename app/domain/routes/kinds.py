@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from app.domain.access import Permission
 from app.domain.routes.messages import Message
+from app.domain.routes.openings import OPENINGS
 
 
 class RouteClass(StrEnum):
@@ -72,6 +73,8 @@ class BodyKind(StrEnum):
     """Anything; passed on unread."""
     MESSAGE = "message"
     """One JSON message that is judged, and then written afresh."""
+    GRAPHQL = "graphql"
+    """A GraphQL document that is judged, and then written afresh (``app/proxy/graphql.py``)."""
 
 
 class Guard(StrEnum):
@@ -101,6 +104,8 @@ class Guard(StrEnum):
     """``experiment_id``"""
     RUN_DELETE = "run-delete"
     """``run_id``"""
+    LOGGED_MODEL_CREATE = "logged-model-create"
+    """what was sent of ``experiment_id``, ``name``, ``source_run_id``"""
     LOGGED_MODEL_DELETE = "logged-model-delete"
     """``model_id``"""
     ARTIFACT_WRITE = "artifact-write"
@@ -141,6 +146,13 @@ class Route:
     guard: Guard | None = None
     judged_query: tuple[str, ...] = ()
     """Query parameters that the guard is asked with; on such a route no parameter may be repeated."""
+    closed_as: str | None = None
+    """Of a route that is closed by default: its name in ``OPENINGS`` or ``NEVER``."""
+
+    @property
+    def opened_by(self) -> str | None:
+        """The name by which an operator can open the route."""
+        return self.closed_as if self.closed_as in OPENINGS else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,15 @@ MESSAGES: Mapping[str, Message] = {
         _message("RestoreExperiment", "experiment_id", experiment_id=STRING),
         _message("DeleteRun", "run_id", run_id=STRING),
         _message("RestoreRun", "run_id", run_id=STRING),
+        _message(
+            "CreateLoggedModel",
+            experiment_id=STRING,
+            name=STRING,
+            model_type=STRING,
+            source_run_id=STRING,
+            params=_tags("LoggedModelParameter"),
+            tags=_tags("LoggedModelTag"),
+        ),
         _message("DeleteLoggedModel", "model_id", model_id=STRING),
         _message(
             "CreateRegisteredModel",

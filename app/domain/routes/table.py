@@ -1,20 +1,21 @@
 """The table of MLflow's routes, one line a path.
 
 A line is the methods, the path (``*/`` stands for both ``/api/`` and ``/ajax-api/``), and for what is judged
-``message=`` (the request message, ``app/domain/routes/messages.py``), ``guard=`` and ``query=`` (the parameters a
-guard is asked with). HEAD is listed where MLflow answers it without reading a body; elsewhere it reads its parameters
-from the body of a HEAD (measured on MLflow 3.17), so it is refused. OPTIONS is refused everywhere: no browser of
-another origin is served.
+``message=`` (the request message, ``app/domain/routes/messages.py``), ``body=graphql``, ``guard=`` and ``query=`` (the
+parameters a guard is asked with). HEAD is listed where MLflow answers it without reading a body; elsewhere it reads its
+parameters from the body of a HEAD (measured on MLflow 3.17), so it is unknown. OPTIONS is unknown everywhere: no
+browser of another origin is served.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from app.domain.access import Permission
 from app.domain.routes.kinds import BodyKind, Decision, Guard, Route, RouteClass
 from app.domain.routes.messages import MESSAGES
+from app.domain.routes.openings import OPENINGS, check_openings
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Family:
     permission: Permission | None
     reason: str
     lines: str
+    closed_as: str | None = None
+    """For what is closed: the name in ``OPENINGS`` or ``NEVER`` (``app/domain/routes/openings.py``)."""
 
 
 def _routes(families: tuple[Family, ...]) -> Iterator[Route]:
@@ -50,10 +53,11 @@ def _read(family: Family, methods: str, path: str, *options: str) -> Iterator[Ro
                 decision=Decision.GUARD if guard else family.decision,
                 permission=family.permission,
                 reason=family.reason,
-                body=BodyKind.MESSAGE if message else _body_of(method),
+                body=BodyKind.MESSAGE if message else BodyKind(chosen.get("body", _body_of(method))),
                 message=message,
                 guard=guard,
                 judged_query=judged_query,
+                closed_as=family.closed_as,
             )
 
 
@@ -129,7 +133,7 @@ _FAMILIES = (
         GET         */3.0/mlflow/traces/<trace_id>/assessments/<assessment_id>
         GET         */3.0/mlflow/traces/batchGet
         GET         */3.0/mlflow/traces/get
-        GET,POST    /graphql
+        POST        /graphql  body=graphql
         POST        /ajax-api/2.0/mlflow/experiments/search-datasets
         POST        */2.0/mlflow/logged-models/search
         POST        */2.0/mlflow/runs/search
@@ -139,6 +143,16 @@ _FAMILIES = (
         POST        */3.0/mlflow/traces/metrics
         POST        */3.0/mlflow/traces/search
         """,
+    ),
+    Family(
+        RouteClass.READ_TRACKING,
+        Decision.REFUSE,
+        None,
+        "MLflow reads the query of a GET from its body, which a GET has not here; send it with POST.",
+        """
+        GET         /graphql
+        """,
+        closed_as="graphql-get",
     ),
     Family(
         RouteClass.WRITE_TRACKING,
@@ -162,7 +176,7 @@ _FAMILIES = (
         POST        */2.0/mlflow/experiments/restore  message=RestoreExperiment
         POST        */2.0/mlflow/experiments/set-experiment-tag
         POST        */2.0/mlflow/experiments/update
-        POST        */2.0/mlflow/logged-models
+        POST        */2.0/mlflow/logged-models  guard=logged-model-create message=CreateLoggedModel
         POST        */2.0/mlflow/logged-models/<model_id>/params
         POST        */2.0/mlflow/runs/create
         POST        */2.0/mlflow/runs/delete-tag
@@ -204,6 +218,7 @@ _FAMILIES = (
         """
         POST        /ajax-api/2.0/mlflow/runs/create-promptlab-run
         """,
+        closed_as="promptlab",
     ),
     Family(
         RouteClass.DESTRUCTIVE_TRACKING,
@@ -304,6 +319,7 @@ _FAMILIES = (
         GET         */2.0/mlflow-artifacts/presigned/<path:artifact_path>
         POST        */2.0/mlflow/artifacts/presigned-download-url
         """,
+        closed_as="presigned-downloads",
     ),
     Family(
         RouteClass.ARTIFACT_WRITE,
@@ -327,6 +343,7 @@ _FAMILIES = (
         POST        */2.0/mlflow-artifacts/mpu/create/<path:artifact_path>
         POST        */2.0/mlflow/artifacts/presigned-upload-url
         """,
+        closed_as="presigned-uploads",
     ),
     Family(
         RouteClass.ARTIFACT_DELETE,
@@ -378,6 +395,7 @@ _FAMILIES = (
         DELETE      */3.0/mlflow/mcp-servers/<path:name>/tags/<path:key>
         DELETE      */3.0/mlflow/mcp-servers/<path:name>/versions/<path:version>/tags/<path:key>
         """,
+        closed_as="mcp-servers",
     ),
     Family(
         RouteClass.MCP_DESTRUCTIVE,
@@ -389,6 +407,7 @@ _FAMILIES = (
         DELETE      */3.0/mlflow/mcp-servers/<path:name>/endpoints/<endpoint_id>
         DELETE      */3.0/mlflow/mcp-servers/<path:name>/versions/<path:version>
         """,
+        closed_as="mcp-servers",
     ),
     Family(
         RouteClass.MCP_ALIAS_MUTATION,
@@ -399,6 +418,7 @@ _FAMILIES = (
         DELETE      */3.0/mlflow/mcp-servers/<path:name>/aliases/<path:alias>
         POST        */3.0/mlflow/mcp-servers/<path:name>/aliases
         """,
+        closed_as="mcp-servers",
     ),
     Family(
         RouteClass.READ_WORKSPACE,
@@ -452,9 +472,19 @@ _FAMILIES = (
         POST        /gateway/openai/v1/embeddings
         POST        /gateway/openai/v1/responses
         POST        /gateway/openai/v1/responses/compact
-        POST        /gateway/proxy/<endpoint_name>/<path:path>
         POST        /gateway/typesafe/v1/systemone
         """,
+        closed_as="ai-gateway-invoke",
+    ),
+    Family(
+        RouteClass.AI_GATEWAY_INVOKE,
+        Decision.REFUSE,
+        None,
+        "MLflow's AI gateway would send anything to a provider with its stored key; it is closed.",
+        """
+        POST        /gateway/proxy/<endpoint_name>/<path:path>
+        """,
+        closed_as="ai-gateway-passthrough",
     ),
     Family(
         RouteClass.AI_GATEWAY_ADMIN,
@@ -486,6 +516,7 @@ _FAMILIES = (
         POST        */3.0/mlflow/gateway/secrets/create
         POST        */3.0/mlflow/gateway/secrets/update
         """,
+        closed_as="ai-gateway",
     ),
     Family(
         RouteClass.SERVER_JOB,
@@ -508,17 +539,28 @@ _FAMILIES = (
         POST        /ajax-api/3.0/mlflow/scorer/invoke
         PUT         */3.0/mlflow/scorers/online-config
         """,
+        closed_as="server-jobs",
     ),
     Family(
         RouteClass.SERVER_ADMIN,
         Decision.REFUSE,
         None,
-        "A workspace is another registry, and deleting one moves or deletes its aliases; workspaces are not "
-        "administered through this door.",
+        "A workspace is another registry; workspaces are not administered through this door.",
         """
-        DELETE,PATCH */3.0/mlflow/workspaces/<workspace_name>
         POST        */3.0/mlflow/workspaces
         """,
+        closed_as="workspaces",
+    ),
+    Family(
+        RouteClass.SERVER_ADMIN,
+        Decision.REFUSE,
+        None,
+        "Deleting a workspace moves or deletes its aliases, and changing one moves where new artifacts go; workspaces "
+        "are not administered through this door.",
+        """
+        DELETE,PATCH */3.0/mlflow/workspaces/<workspace_name>
+        """,
+        closed_as="workspace-changes",
     ),
     Family(
         RouteClass.SERVER_ADMIN,
@@ -537,6 +579,7 @@ _FAMILIES = (
         POST        /ajax-api/3.0/mlflow/assistant/sessions/<session_id>/tool-result
         POST        /ajax-api/3.0/mlflow/assistant/skills/install
         """,
+        closed_as="assistant",
     ),
     Family(
         RouteClass.SERVER_ADMIN,
@@ -547,6 +590,7 @@ _FAMILIES = (
         POST        /ajax-api/3.0/mlflow/demo/delete
         POST        /ajax-api/3.0/mlflow/demo/generate
         """,
+        closed_as="demo",
     ),
     Family(
         RouteClass.WEBHOOK_ADMIN,
@@ -559,6 +603,7 @@ _FAMILIES = (
         GET,POST    */2.0/mlflow/webhooks
         POST        */2.0/mlflow/webhooks/<webhook_id>/test
         """,
+        closed_as="webhooks",
     ),
     Family(
         RouteClass.USER_ADMIN,
@@ -591,6 +636,7 @@ _FAMILIES = (
         POST        */3.0/mlflow/users/permissions/revoke
         POST        /api/2.0/mlflow/users/create-ui
         """,
+        closed_as="users",
     ),
     Family(
         RouteClass.USER_SELF,
@@ -602,6 +648,7 @@ _FAMILIES = (
         GET         */3.0/mlflow/users/current/permissions
         PATCH       */2.0/mlflow/users/update-password
         """,
+        closed_as="users",
     ),
     Family(
         RouteClass.DEAD_STUB,
@@ -618,3 +665,43 @@ _FAMILIES = (
 
 ROUTES: tuple[Route, ...] = tuple(_routes(_FAMILIES))
 """Every method and path of MLflow 3.17, those of its auth app included."""
+
+
+def routes_with(openings: Iterable[str]) -> tuple[Route, ...]:
+    """The table as it is with ``openings``, names of ``OPENINGS``.
+
+    Raises:
+        InvalidConfiguration: a name cannot be opened.
+    """
+    wanted = check_openings(openings)
+    return tuple(_opened(route, route.closed_as) if route.closed_as in wanted else route for route in ROUTES)
+
+
+def matrix(openings: Iterable[str] = ()) -> list[Route]:
+    """The table as it is shown: with ``openings``, and with the HEAD and OPTIONS that MLflow's frameworks add to its
+    paths, which are unknown here.
+
+    Raises:
+        InvalidConfiguration: a name cannot be opened.
+    """
+    routes = routes_with(openings)
+    with_head = {route.template for route in routes if route.method == "HEAD"}
+    heads = [
+        _unknown(route, "HEAD", "MLflow would read the parameters of a HEAD from its body; send GET.")
+        for route in routes
+        if route.method == "GET" and route.template not in with_head
+    ]
+    options = [
+        _unknown(route, "OPTIONS", "Pages of other origins are not served, so nothing has to be asked in advance.")
+        for route in {route.template: route for route in routes}.values()
+    ]
+    return sorted((*routes, *heads, *options), key=lambda route: (route.template, route.method))
+
+
+def _unknown(route: Route, method: str, reason: str) -> Route:
+    return Route(method, route.template, route.route_class, Decision.ABSENT, None, reason, BodyKind.NONE)
+
+
+def _opened(route: Route, name: str) -> Route:
+    opening = OPENINGS[name]
+    return replace(route, decision=Decision.FORWARD, permission=opening.permission, reason=opening.reason)

@@ -7,10 +7,28 @@ from dataclasses import replace
 import pytest
 
 from app.domain.access import Permission
-from app.domain.routes import MESSAGES, ROUTES, BodyKind, Decision, Guard, Match, Route, RouteClass, match
+from app.domain.errors import InvalidConfiguration
+from app.domain.routes import (
+    MESSAGES,
+    NEVER,
+    OPENINGS,
+    ROUTES,
+    BodyKind,
+    Decision,
+    Guard,
+    Match,
+    Route,
+    RouteClass,
+    match,
+    matcher_for,
+    matrix,
+    routes_with,
+    warning_about,
+)
 from app.domain.routes.kinds import STRICTNESS
 from app.domain.routes.matching import MAX_SEGMENTS, Matcher, parameter_names
 
+CLOSED = {Decision.REFUSE, Decision.UNSUPPORTED, Decision.ABSENT}
 ALIAS = "/api/2.0/mlflow/registered-models/alias"
 
 
@@ -140,6 +158,131 @@ def test_every_forwarded_route_asks_for_a_permission_and_every_refused_one_gives
         assert (route.decision is Decision.GUARD) == (route.guard is not None), route
 
 
+def test_the_matrix_says_of_every_path_that_options_is_unknown_and_of_every_get_what_head_does() -> None:
+    shown = {(route.method, route.template): route for route in matrix()}
+
+    assert len(shown) == len(matrix())
+    assert [route for route in ROUTES if shown[route.method, route.template] != route] == []
+    for route in ROUTES:
+        assert shown["OPTIONS", route.template].decision is Decision.ABSENT
+        assert ("HEAD", route.template) in shown or route.method != "GET"
+    for route in shown.values():
+        if route not in ROUTES:
+            assert match(route.method, sample(route)) is None
+            assert (route.decision, route.permission) == (Decision.ABSENT, None)
+            assert route.reason.endswith(".")
+
+
+# What an operator may open.
+
+
+def test_every_closed_route_can_be_opened_or_says_why_not_unless_mlflow_itself_answers_404() -> None:
+    closed = [route for route in ROUTES if route.decision in CLOSED and route.route_class is not RouteClass.DEAD_STUB]
+
+    assert closed
+    assert {route.closed_as for route in closed} == {*OPENINGS, *NEVER}
+    assert [route for route in ROUTES if route.closed_as and route not in closed] == []
+    assert not OPENINGS.keys() & NEVER.keys()
+
+
+def test_without_openings_the_table_is_as_it_is_written() -> None:
+    assert routes_with(()) == ROUTES
+
+
+@pytest.mark.parametrize("opening", OPENINGS)
+def test_an_opening_opens_its_routes_and_nothing_else(opening: str) -> None:
+    opened = matcher_for([opening])
+    for route, before in zip(routes_with([opening]), ROUTES, strict=True):
+        found, at_first = opened.match(route.method, sample(route)), match(route.method, sample(route))
+        assert found
+        assert at_first
+        assert (found.route.decision, found.route.permission) == (route.decision, route.permission)
+        if before.closed_as == opening:
+            assert (route.decision, route.permission) == (Decision.FORWARD, OPENINGS[opening].permission)
+            assert (found.path(), route.opened_by) == (at_first.path(), opening)
+        else:
+            assert (route, found) == (before, at_first)
+
+
+def test_all_openings_together_open_no_more_than_each_alone() -> None:
+    together = matcher_for(OPENINGS)
+    for route in ROUTES:
+        found = together.match(route.method, sample(route))
+        assert found
+        assert (found.route.decision in CLOSED) == (route.decision in CLOSED and route.opened_by is None), route
+
+
+def test_paths_that_can_be_read_in_two_ways_need_the_same_permission_in_both_when_opened() -> None:
+    opened = routes_with(OPENINGS)
+    alone = [(route, Matcher([route])) for route in opened if "<" in route.template]
+    pairs = [
+        (one, other)
+        for one in opened
+        for other, matcher in alone
+        if one.method == other.method and one.template != other.template and matcher.match(one.method, sample(one))
+    ]
+
+    assert pairs
+    for one, other in pairs:
+        assert (one.decision, one.permission) == (other.decision, other.permission), (one.template, other.template)
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_what_is_closed_for_good_is_refused_with_its_reason(name: str) -> None:
+    with pytest.raises(InvalidConfiguration, match=f"^{name} cannot be opened: ") as refused:
+        matcher_for(["webhooks", name])
+
+    assert NEVER[name] in refused.value.message
+
+
+@pytest.mark.parametrize("name", ["", "*", "all", "Webhooks", "webhook-admin", "server-job"])
+def test_what_is_no_opening_is_refused_and_the_openings_are_named(name: str) -> None:
+    with pytest.raises(InvalidConfiguration, match="is not known; expected some of") as refused:
+        routes_with([name])
+
+    assert all(opening in refused.value.message for opening in OPENINGS)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/api/3.0/mlflow/workspaces/team"),
+        ("PATCH", "/api/3.0/mlflow/workspaces/default"),
+        ("POST", "/ajax-api/3.0/mlflow/demo/generate"),
+        ("POST", "/ajax-api/3.0/mlflow/assistant/message"),
+        ("POST", "/api/2.0/mlflow-artifacts/mpu/create/1/a"),
+        ("POST", "/api/2.0/mlflow/artifacts/presigned-upload-url"),
+        ("POST", "/api/2.0/mlflow/users/create"),
+        ("GET", "/graphql"),
+    ],
+)
+def test_what_would_break_a_promotion_stays_closed_whatever_is_opened(method: str, path: str) -> None:
+    found = matcher_for(OPENINGS).match(method, path)
+
+    assert found
+    assert found.route.decision in CLOSED
+
+
+@pytest.mark.parametrize("opening", sorted(OPENINGS.keys() - {"ai-gateway-invoke", "presigned-downloads"}))
+def test_what_is_opened_is_for_administrators_unless_it_only_spends_or_reads(opening: str) -> None:
+    assert OPENINGS[opening].permission is Permission.SERVER_ADMINISTER
+
+
+@pytest.mark.parametrize("version", ["3.17.2", "3.17.0", "3.17.3.dev0", "3.17\n", "3.17"])
+def test_a_version_that_the_table_describes_needs_no_warning(version: str) -> None:
+    assert warning_about(version) is None
+
+
+@pytest.mark.parametrize("version", ["3.16.1", "3.18.0", "3.170.0", "13.17.0", "3", "", "<html>", "3.1" + "7" * 5000])
+def test_another_version_is_warned_about_in_one_line(version: str) -> None:
+    warning = warning_about(version)
+
+    assert warning
+    assert "3.17" in warning
+    assert "\n" not in warning
+    assert len(warning) < 300
+
+
 def test_only_four_paths_need_no_login() -> None:
     public = {route.template for route in ROUTES if route.decision is Decision.PUBLIC}
 
@@ -167,7 +310,7 @@ def test_every_guard_is_asked_with_what_it_needs() -> None:
     for route in (route for route in ROUTES if route.guard):
         given = set(parameter_names(route.template)) | set(route.judged_query)
         assert route.message or given, route
-        if route.message and route.guard is not Guard.EXPERIMENT_CREATE:
+        if route.message and route.guard not in {Guard.EXPERIMENT_CREATE, Guard.LOGGED_MODEL_CREATE}:
             assert route.message.required, route
 
 

@@ -1,0 +1,112 @@
+"""From a request that may pass to MLflow's answer: its body, a place at one of MLflow's workers, the way there."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from app.domain.errors import UpstreamNotReached
+from app.domain.lanes import Lane
+from app.domain.routes import Route
+from app.ports import Assertion
+from app.proxy.admission import Admission
+from app.proxy.bodies import SpooledBody, whole
+from app.proxy.exchange import Exchange
+from app.proxy.forwarding import Chunks, UpstreamRequest
+from app.proxy.headers import declared_length, has_body, inward, without
+from app.proxy.judged_again import JudgedAgain
+from app.proxy.judging import Judgement
+from app.proxy.plans import ExchangeLimits, Plan
+
+JudgeAgain = Callable[[], Awaitable[object]]
+
+
+class Carrier:
+    """Carries requests to MLflow and answers back.
+
+    Args:
+        admission: shares MLflow's workers among requests.
+        assertion: how MLflow knows that it is us, and for whom we ask.
+        public_url: the address callers use.
+        limits: what callers may send.
+    """
+
+    def __init__(self, admission: Admission, assertion: Assertion, *, public_url: str, limits: ExchangeLimits) -> None:
+        self._admission = admission
+        self._assertion = assertion
+        self._public_url = public_url
+        self._limits = limits
+
+    async def carry(
+        self, exchange: Exchange, route: Route, plan: Plan, judgement: Judgement, judge_again: JudgeAgain | None
+    ) -> None:
+        """Ask MLflow and pass its answer on.
+
+        Args:
+            exchange: the request.
+            route: what it matched.
+            plan: how requests of that route are passed on.
+            judgement: what was understood of it.
+            judge_again: asks the guard again, if the route has one: time passes between the judgement and the deed.
+
+        Raises:
+            Overloaded, TooManyRequests: no place was free in time. UpstreamUnavailable: MLflow does not answer.
+            AnswerBroken: its answer ended early. TooLarge, TooSlow: the caller's body.
+        """
+        headers = inward(exchange.scope, self._public_url)
+        headers.extend(self._assertion.headers(exchange.principal, judgement.judged))
+        if plan.rewrite:
+            headers = without(headers, "accept-encoding")
+        if judgement.body is not None:
+            headers = [*without(headers, "content-type"), ("content-type", "application/json")]
+        body, length = await self._body(exchange, plan, judgement, judge_again)
+        if not plan.is_upload:
+            exchange.inbound.watch()
+        request = UpstreamRequest(
+            route.method,
+            judgement.target,
+            headers,
+            body,
+            timeout_s=plan.timeout_s,
+            content_length=length,
+            rewrite=plan.rewrite,
+            added=plan.added,
+        )
+        try:
+            await self._ask(exchange, plan, request, judge_again)
+        finally:
+            if isinstance(body, SpooledBody):
+                body.close()
+
+    async def _body(
+        self, exchange: Exchange, plan: Plan, judgement: Judgement, judge_again: JudgeAgain | None
+    ) -> tuple[bytes | Chunks | None, int | None]:
+        """The body for MLflow, and its length where the client library does not know it."""
+        if judgement.body is not None or not has_body(exchange.headers):
+            return judgement.body, None
+        declared = declared_length(exchange.headers)
+        if plan.is_upload:
+            return (JudgedAgain(exchange.inbound, judge_again) if judge_again else exchange.inbound), declared
+        body = await whole(exchange.inbound, limit=self._limits.body, declared=declared)
+        return body, body.length if isinstance(body, SpooledBody) else None
+
+    async def _ask(
+        self, exchange: Exchange, plan: Plan, request: UpstreamRequest, judge_again: JudgeAgain | None
+    ) -> None:
+        """Ask a worker that has room; if it turns out to be away, another one, until there is none."""
+        while True:
+            place = await self._admission.admit(plan.lane, exchange.caller)
+            try:
+                if judge_again and place.waited and not plan.is_upload:
+                    await judge_again()
+                began = _nothing if plan.lane is Lane.STREAM else place.release
+                await place.worker.upstream.forward(request, exchange.inbound, exchange.answer, began=began)
+            except UpstreamNotReached:
+                place.not_reached()
+            else:
+                return
+            finally:
+                place.release()
+
+
+def _nothing() -> None:
+    """A file is on its way until its end."""

@@ -1,0 +1,42 @@
+"""One request and its answer, and what is known of it so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.domain.access import Principal
+from app.domain.routes import Match, Route
+from app.proxy.asgi import Headers, Inbound, Outbound, Scope
+
+
+@dataclass(slots=True)
+class Exchange:
+    """``path`` is canonical once it was found to be, and only fit to be shown before."""
+
+    scope: Scope
+    inbound: Inbound
+    answer: Outbound
+    path: str
+    match: Match | None = None
+    principal: Principal | None = None
+
+    @property
+    def method(self) -> str:
+        return str(self.scope["method"])
+
+    @property
+    def headers(self) -> Headers:
+        sent: Headers = self.scope["headers"]
+        return sent
+
+    @property
+    def route(self) -> Route | None:
+        return self.match.route if self.match else None
+
+    @property
+    def caller(self) -> tuple[str, ...]:
+        """Whose turn it is: the principal, or the address of who did not log in."""
+        if self.principal:
+            return (self.principal.issuer, self.principal.subject)
+        client = self.scope.get("client")
+        return (client[0] if client else "unknown",)
