@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+
+from prometheus_client import Counter, Histogram
 
 from app.adapters.assertions import OURSELVES, GatewayAssertion
 from app.adapters.clock import SystemClock
@@ -211,9 +213,20 @@ def _admission(settings: Settings) -> Admission:
     )
 
 
+@cache
+def _counter(route_class: str, decision: str, status: int) -> Counter:
+    # Finding a metric by its labels costs more than counting: once for each combination is enough.
+    return PROXY_REQUESTS.labels(route_class=route_class, decision=decision, status=str(status))
+
+
+@cache
+def _histogram(route_class: str) -> Histogram:
+    return PROXY_SECONDS.labels(route_class=route_class)
+
+
 def _observe(route_class: str, decision: str, status: int, seconds: float) -> None:
-    PROXY_REQUESTS.labels(route_class=route_class, decision=decision, status=str(status)).inc()
-    PROXY_SECONDS.labels(route_class=route_class).observe(seconds)
+    _counter(route_class, decision, status).inc()
+    _histogram(route_class).observe(seconds)
 
 
 class _DenialRecorder:

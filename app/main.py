@@ -52,7 +52,6 @@ class Application:
             return
         shown_id = new_request_id()
         request_id = shown_id.encode()
-        structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=shown_id)
 
         async def send_with_id(event: Event) -> None:

@@ -22,6 +22,7 @@ from app.domain.lanes import Lane
 from app.domain.routes import Forward, Guard, Route, Ruling
 from app.proxy import Admission, ExchangeLimits, Proxy, Sizes, Upstream, Watch
 from app.proxy.asgi import Headers, Receive, Scope, Send
+from app.proxy.connections import HttpConnection
 from app.proxy.watching import Patience
 
 PUBLIC_URL = "http://gateway.example"
@@ -147,7 +148,15 @@ class Door:
 def serving(application: Application, *, port: int = 0) -> Iterator[str]:
     """The address of ``application``, served by uvicorn in a thread of its own until the block ends."""
     listener = socket.create_server(("127.0.0.1", port))
-    config = uvicorn.Config(application, lifespan="off", log_level="critical", access_log=False, ws="websockets-sansio")
+    config = uvicorn.Config(
+        application,
+        lifespan="off",
+        log_level="critical",
+        access_log=False,
+        http=HttpConnection,
+        proxy_headers=False,
+        ws="websockets-sansio",
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -19,6 +19,7 @@ def gateway() -> None:
     import uvicorn
 
     from app.main import create_app
+    from app.proxy.connections import HttpConnection
     from app.telemetry import configure_logging
 
     settings = load_settings()
@@ -50,7 +51,7 @@ def gateway() -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=HttpConnection,
         ws="websockets-sansio",
         lifespan="on",
         log_config=None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 
 from app.domain.verdicts import ALLOW, Deny, Verdict
 
@@ -105,7 +106,12 @@ class Principal:
 
     @property
     def permissions(self) -> frozenset[Permission]:
-        return frozenset[Permission]().union(*(ROLE_PERMISSIONS[role] for role in self.roles))
+        return _permissions_of(self.roles)
+
+
+@cache
+def _permissions_of(roles: frozenset[Role]) -> frozenset[Permission]:
+    return frozenset[Permission]().union(*(ROLE_PERMISSIONS[role] for role in roles))
 
 
 def roles_of(groups: Iterable[str], mapping: Mapping[Role, Iterable[str]]) -> frozenset[Role]:

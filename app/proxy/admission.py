@@ -117,6 +117,8 @@ class Admission:
         self._mean_s = 0.1
         """Seconds between two releases, a moving mean: what ``Retry-After`` is guessed from."""
         self._released_at = monotonic()
+        # Found once: finding a metric by its labels costs more than using it.
+        self._waited = {lane: ADMISSION_SECONDS.labels(lane=lane.value) for lane in QUEUED}
         self._show()
 
     async def admit(self, lane: Lane, principal: Hashable) -> Place:
@@ -192,7 +194,7 @@ class Admission:
         except asyncio.CancelledError:
             self._give_up(waiter)
             raise
-        ADMISSION_SECONDS.labels(lane=lane.value).observe(monotonic() - began)
+        self._waited[lane].observe(monotonic() - began)
         return Place(self, worker, lane, waited=True)
 
     def _give_up(self, waiter: _Waiter) -> None:

@@ -12,7 +12,7 @@ from app.proxy.admission import Admission
 from app.proxy.bodies import SpooledBody, whole
 from app.proxy.exchange import Exchange
 from app.proxy.forwarding import Chunks, UpstreamRequest
-from app.proxy.headers import declared_length, has_body, inward, without
+from app.proxy.headers import declared_length, forwarded, inward, without
 from app.proxy.judged_again import JudgedAgain
 from app.proxy.judging import Judgement
 from app.proxy.plans import ExchangeLimits, Plan
@@ -33,7 +33,7 @@ class Carrier:
     def __init__(self, admission: Admission, assertion: Assertion, *, public_url: str, limits: ExchangeLimits) -> None:
         self._admission = admission
         self._assertion = assertion
-        self._public_url = public_url
+        self._forwarded = forwarded(public_url)
         self._limits = limits
 
     async def carry(
@@ -52,8 +52,7 @@ class Carrier:
             Overloaded, TooManyRequests: no place was free in time. UpstreamUnavailable: MLflow does not answer.
             AnswerBroken: its answer ended early. TooLarge, TooSlow: the caller's body.
         """
-        headers = inward(exchange.scope, self._public_url)
-        headers.extend(self._assertion.headers(exchange.principal, judgement.judged))
+        headers = inward(exchange.scope, self._forwarded)
         if plan.rewrite:
             headers = without(headers, "accept-encoding")
         if judgement.body is not None:
@@ -61,16 +60,20 @@ class Carrier:
         body, length = await self._body(exchange, plan, judgement, judge_again)
         if not plan.is_upload:
             exchange.inbound.watch()
-        request = UpstreamRequest(
-            route.method,
-            judgement.target,
-            headers,
-            body,
-            timeout_s=plan.timeout_s,
-            content_length=length,
-            rewrite=plan.rewrite,
-            added=plan.added,
-        )
+
+        def request() -> UpstreamRequest:
+            # Asserted when it is sent: what was asserted before the body came or a place was free may be too old.
+            return UpstreamRequest(
+                route.method,
+                judgement.target,
+                [*headers, *self._assertion.headers(exchange.principal, judgement.judged)],
+                body,
+                timeout_s=plan.timeout_s,
+                content_length=length,
+                rewrite=plan.rewrite,
+                protective=plan.protective,
+            )
+
         try:
             await self._ask(exchange, plan, request, judge_again)
         finally:
@@ -81,7 +84,7 @@ class Carrier:
         self, exchange: Exchange, plan: Plan, judgement: Judgement, judge_again: JudgeAgain | None
     ) -> tuple[bytes | Chunks | None, int | None]:
         """The body for MLflow, and its length where the client library does not know it."""
-        if judgement.body is not None or not has_body(exchange.headers):
+        if judgement.body is not None or not exchange.has_body:
             return judgement.body, None
         declared = declared_length(exchange.headers)
         if plan.is_upload:
@@ -90,7 +93,7 @@ class Carrier:
         return body, body.length if isinstance(body, SpooledBody) else None
 
     async def _ask(
-        self, exchange: Exchange, plan: Plan, request: UpstreamRequest, judge_again: JudgeAgain | None
+        self, exchange: Exchange, plan: Plan, request: Callable[[], UpstreamRequest], judge_again: JudgeAgain | None
     ) -> None:
         """Ask a worker that has room; if it turns out to be away, another one, until there is none."""
         while True:
@@ -99,7 +102,7 @@ class Carrier:
                 if judge_again and place.waited and not plan.is_upload:
                     await judge_again()
                 began = _nothing if plan.lane is Lane.STREAM else place.release
-                await place.worker.upstream.forward(request, exchange.inbound, exchange.answer, began=began)
+                await place.worker.upstream.forward(request(), exchange.inbound, exchange.answer, began=began)
             except UpstreamNotReached:
                 place.not_reached()
             else:

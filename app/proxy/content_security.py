@@ -13,43 +13,31 @@ from app.domain.routes import ROUTES, Route, RouteClass
 
 Pairs = tuple[tuple[bytes, bytes], ...]
 
-REPLACED = frozenset(
-    {
-        b"content-security-policy",
-        b"content-security-policy-report-only",
-        b"cross-origin-opener-policy",
-        b"cross-origin-resource-policy",
-        b"referrer-policy",
-        b"strict-transport-security",
-        b"x-content-type-options",
-        b"x-frame-options",
-    }
-)
-"""Headers of MLflow's answer that give way to these."""
-
+# Each source was asked for by the walk of tests/e2e/test_the_ui_in_a_browser.py on MLflow 3.17, and by nothing less.
 _INTERFACE = {
     "default-src": "'none'",
     # Its bundles. 'unsafe-eval' because Plotly draws with regl, which compiles its shaders' glue: without it parallel
-    # coordinates and scatter plots say that the browser has no WebGL. Not 'unsafe-inline': a page among the artifacts is
-    # shown in a sandboxed frame at a blob: address, which inherits this; it is shown, and its scripts do not run.
+    # coordinates and scatter plots say that the browser has no WebGL. Not 'unsafe-inline': a page among the artifacts
+    # is shown in a sandboxed frame at a blob: address, which inherits this; it is shown, and its scripts do not run.
     "script-src": "'self' 'unsafe-eval'",
     # Emotion, AG Grid and Plotly write style elements and attributes as they render.
     "style-src": "'self' 'unsafe-inline'",
     # Images of artifacts and of traces are fetched and shown at blob: addresses; icons are data: addresses in the CSS.
     "img-src": "'self' blob: data:",
     # As above, for sound and moving pictures among the artifacts.
-    "media-src": "'self' blob:",
+    "media-src": "blob:",
     # Icon fonts, some of them data: addresses in the CSS.
     "font-src": "'self' data:",
     # The API, and recordings, whose waves are drawn from a blob: address. No other host, telemetry or not.
     "connect-src": "'self' blob:",
     # Its telemetry, PDF and editor workers are files of the bundle.
     "worker-src": "'self'",
-    # The previews of HTML (blob:) and of traces in a notebook (its own page).
-    "frame-src": "'self' blob:",
+    # The preview of a page among the artifacts.
+    "frame-src": "blob:",
     "manifest-src": "'self'",
-    # A sign-in page or a form that sends a token elsewhere cannot be injected, nor can the relative addresses move.
+    # The page that shows traces in a notebook has one.
     "base-uri": "'self'",
+    # It has no form that a browser would send by itself.
     "form-action": "'none'",
     "frame-ancestors": "'self'",
 }
@@ -74,7 +62,7 @@ _DATA = {
 
 
 def protective(route: Route | None, *, https: bool) -> Pairs:
-    """The headers to add to an answer, in the place of those of ``REPLACED``. The same tuple each time.
+    """The headers to add to an answer, in the place of MLflow's of the same names. The same tuple each time.
 
     Args:
         route: what was asked for, or none where there is no such route.
@@ -96,7 +84,6 @@ _FILES = (
     "/artifacts/files",
     "/get-artifact",
     "/get-trace-artifact",
-    "/presigned/<path:artifact_path>",
 )
 """Where MLflow answers with the bytes of an artifact."""
 

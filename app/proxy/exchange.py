@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from app.domain.access import Principal
 from app.domain.routes import Match, Route
 from app.proxy.asgi import Headers, Inbound, Outbound, Scope
+from app.proxy.headers import has_body
 
 
 @dataclass(slots=True)
@@ -19,6 +20,14 @@ class Exchange:
     path: str
     match: Match | None = None
     principal: Principal | None = None
+    _has_body: bool | None = None
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows the headers."""
+        if self._has_body is None:
+            self._has_body = has_body(self.headers)
+        return self._has_body
 
     @property
     def method(self) -> str:

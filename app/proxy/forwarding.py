@@ -22,6 +22,9 @@ _KEEP_ALIVE_S = 4
 """Less than the 5 s after which uvicorn, under MLflow, closes an idle connection: else a POST can meet a closing
 one."""
 
+_NOT_US = "Countersign"
+"""How MLflow with our plugin says that it does not take a request for ours (``deploy/mlflow``)."""
+
 _PROBED_BYTES = 1024
 
 Rewrite = Callable[[bytes], bytes]
@@ -59,8 +62,8 @@ class UpstreamRequest:
     """Of a streamed body, if known. Without it the body is chunked, which MLflow's Flask side reads as empty."""
     rewrite: Rewrite | None = None
     """Changes the body of a good answer."""
-    added: tuple[tuple[bytes, bytes], ...] = ()
-    """Headers of the answer that replace MLflow's."""
+    protective: Sequence[tuple[bytes, bytes]] = ()
+    """Headers of the answer, in the place of MLflow's."""
 
 
 class Upstream:
@@ -91,16 +94,21 @@ class Upstream:
             UpstreamNotReached: no connection can be made. UpstreamUnavailable: it does not begin an answer in time.
             AnswerBroken: its answer ended early. CountersignError: why the caller's body did.
         """
-        response = await self._ask(request, inbound)
-        began()
         try:
-            await self._pass_on(response, answer, request)
+            # One deadline for whatever MLflow has to do next; each thing that it did moves it.
+            async with asyncio.timeout(request.timeout_s) as deadline:
+                response = await self._ask(request, inbound, deadline)
+                began()
+                try:
+                    await self._pass_on(response, answer, request, deadline)
+                finally:
+                    response.close()  # gives the connection back if the answer was read to its end, else cuts it
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if answer.started:
                 raise AnswerBroken(type(error).__name__) from None
+            if isinstance(error, TimeoutError):
+                raise UpstreamUnavailable(f"MLflow did not answer within {request.timeout_s:g} s.") from None
             raise UpstreamUnavailable("MLflow broke off its answer.") from None
-        finally:
-            response.close()  # gives the connection back if the answer was read to its end, else cuts it
 
     async def probe(self, target: str, *, headers: Sequence[tuple[str, str]], timeout_s: float) -> tuple[int, str]:
         """The status of a GET, and the first of its text.
@@ -117,51 +125,53 @@ class Upstream:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise UpstreamUnavailable(f"MLflow does not answer ({type(error).__name__}).") from None
 
-    async def _ask(self, request: UpstreamRequest, inbound: Inbound) -> aiohttp.ClientResponse:
+    async def _ask(
+        self, request: UpstreamRequest, inbound: Inbound, deadline: asyncio.Timeout
+    ) -> aiohttp.ClientResponse:
         headers = CIMultiDict(request.headers)
         if request.content_length is not None:
             headers["Content-Length"] = str(request.content_length)
         try:
-            async with asyncio.timeout(request.timeout_s) as deadline:
-                return await self._opened().request(
-                    request.method,
-                    URL(self.url + request.target, encoded=True),
-                    headers=headers,
-                    data=_paced(request.body, deadline, request.timeout_s),
-                    allow_redirects=False,
-                )
+            return await self._opened().request(
+                request.method,
+                URL(self.url + request.target, encoded=True),
+                headers=headers,
+                data=_paced(request.body, deadline, request.timeout_s),
+                allow_redirects=False,
+            )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             _log.warning("upstream_not_reached", upstream=self.url, error=type(error).__name__)
             raise UpstreamNotReached("MLflow cannot be reached.") from None
-        except TimeoutError:
-            raise UpstreamUnavailable(f"MLflow did not answer within {request.timeout_s:g} s.") from None
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(request.body, Chunks) and (failure := request.body.failure):
                 raise failure from None
             if inbound.disconnected:
                 raise asyncio.CancelledError from None
             _log.warning("upstream_broke_off", upstream=self.url, error=type(error).__name__)
-            raise UpstreamUnavailable("MLflow cannot be reached.") from None
+            raise UpstreamUnavailable("MLflow broke off.") from None
 
-    async def _pass_on(self, response: aiohttp.ClientResponse, answer: Outbound, request: UpstreamRequest) -> None:
-        headers = outward(response.raw_headers, self.url, request.added)
+    async def _pass_on(
+        self, response: aiohttp.ClientResponse, answer: Outbound, request: UpstreamRequest, deadline: asyncio.Timeout
+    ) -> None:
+        if response.status == 401 and response.headers.get("WWW-Authenticate") == _NOT_US:
+            _log.error("upstream_refuses_assertion", upstream=self.url)
+            raise UpstreamUnavailable("MLflow does not take our word: is COUNTERSIGN_ASSERTION_SECRET the same there?")
+        headers = outward(response.raw_headers, self.url, request.protective)
         if request.rewrite and response.status == 200:
-            async with asyncio.timeout(request.timeout_s):
-                body = request.rewrite(await response.read())
+            body = request.rewrite(await response.read())
             await answer.answer(200, [pair for pair in headers if pair[0] != b"content-length"], body)
             return
         await answer.start(response.status, headers)
         loop = asyncio.get_running_loop()
         content = response.content
-        async with asyncio.timeout(request.timeout_s) as deadline:
-            while chunk := await content.readany():
-                if content.at_eof():
-                    deadline.reschedule(None)
-                    await answer.finish(chunk)
-                    return
-                deadline.reschedule(None)  # a slow caller is not MLflow's fault
-                await answer.write(chunk)
-                deadline.reschedule(loop.time() + request.timeout_s)
+        deadline.reschedule(loop.time() + request.timeout_s)
+        while chunk := await content.readany():
+            deadline.reschedule(None)  # a slow caller is not MLflow's fault
+            if content.at_eof():
+                await answer.finish(chunk)
+                return
+            await answer.write(chunk)
+            deadline.reschedule(loop.time() + request.timeout_s)
         await answer.finish()
 
     def _opened(self) -> aiohttp.ClientSession:

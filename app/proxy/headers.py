@@ -6,10 +6,12 @@ counts. Hop-by-hop headers end here (RFC 9110 section 7.6.1).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from app.domain.errors import Forbidden, InvalidInput
 from app.proxy.asgi import Headers, Scope
+from app.proxy.content_security import protective as protective_headers
 
 _HOP_BY_HOP = frozenset(
     {
@@ -34,6 +36,7 @@ _NEVER_INWARD = _HOP_BY_HOP | {
     b"origin",
     b"forwarded",
     b"via",
+    b"proxy",  # CGI and its heirs take it for the variable HTTP_PROXY
     b"x-real-ip",
     b"x-client-ip",
     b"x-cluster-client-ip",
@@ -45,7 +48,8 @@ _NEVER_INWARD = _HOP_BY_HOP | {
     b"x-mlflow-workspace",
 }
 _NEVER_INWARD_PREFIXES = (b"x-forwarded-", b"x-remote-", b"x-countersign-")
-_NEVER_OUTWARD = _HOP_BY_HOP | {b"server", b"date"}
+_REPLACED = {b"content-security-policy-report-only", *(name for name, _ in protective_headers(None, https=True))}
+_NEVER_OUTWARD = _HOP_BY_HOP | _REPLACED | {b"server", b"date"}
 """The server under the gateway writes its own ``Server`` and ``Date``."""
 
 _OUR_COOKIES = ("countersign", "__host-countersign", "__secure-countersign")
@@ -53,7 +57,13 @@ _HEADER_COOKIES = "mlflow-request-header-"
 """MLflow's web interface sends a cookie of this name as a header, ``…-Authorization`` among them."""
 
 
-def inward(scope: Scope, public_url: str) -> list[tuple[str, str]]:
+def forwarded(public_url: str) -> tuple[tuple[str, str], ...]:
+    """What MLflow is told of the address that callers use. Worked out once."""
+    public = urlsplit(public_url)
+    return (("x-forwarded-host", public.netloc), ("x-forwarded-proto", public.scheme))
+
+
+def inward(scope: Scope, forwarded_as: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """The headers for MLflow, without ``Host`` and ``Content-Length``, which are the upstream client's to write."""
     headers: Headers = scope["headers"]
     dropped = _named_by_connection(headers)
@@ -67,29 +77,27 @@ def inward(scope: Scope, public_url: str) -> list[tuple[str, str]]:
     ]
     if cookies := _cookies(headers):
         kept.append(("cookie", cookies))
-    public = urlsplit(public_url)
     client = scope.get("client")
     kept.append(("x-forwarded-for", client[0] if client else "unknown"))
-    kept.append(("x-forwarded-host", public.netloc))
-    kept.append(("x-forwarded-proto", public.scheme))
+    kept.extend(forwarded_as)
     return kept
 
 
 def outward(
-    headers: Headers, upstream_url: str, added: tuple[tuple[bytes, bytes], ...] = ()
+    headers: Headers, upstream_url: str, protective: Iterable[tuple[bytes, bytes]]
 ) -> list[tuple[bytes, bytes]]:
-    """The headers for the caller, ``added`` in the place of MLflow's of the same names.
+    """The headers for the caller, ``protective`` ones in the place of MLflow's of those names.
 
     A ``Location`` at MLflow's own address becomes one at ours.
     """
-    dropped = _NEVER_OUTWARD | _named_by_connection(headers) | {name for name, _ in added}
-    kept = []
-    for raw_name, value in headers:
-        name = raw_name.lower()
-        if name in dropped:
-            continue
-        kept.append((name, _relative(value, upstream_url) if name == b"location" else value))
-    kept.extend(added)
+    lowered = [(name.lower(), value) for name, value in headers]
+    dropped = _named_by_connection(lowered)
+    kept = [
+        (name, _relative(value, upstream_url) if name == b"location" else value)
+        for name, value in lowered
+        if name not in _NEVER_OUTWARD and name not in dropped
+    ]
+    kept.extend(protective)
     return kept
 
 
@@ -165,13 +173,20 @@ def _origin(url: str) -> tuple[str, str | None, int | None] | None:
 
 
 def _named_by_connection(headers: Headers) -> frozenset[bytes]:
-    listed = b",".join(value for name, value in headers if name.lower() == b"connection")
-    return frozenset(part.strip().lower() for part in listed.split(b",") if part.strip())
+    """The headers, named in lower case, that ``Connection`` says end here."""
+    listed = [value for name, value in headers if name == b"connection"]
+    if not listed or listed in _NAMELESS:
+        return frozenset()
+    return frozenset(part.strip().lower() for value in listed for part in value.split(b",") if part.strip())
+
+
+_NAMELESS = ([b"keep-alive"], [b"close"])
+"""What ``Connection`` nearly always is."""
 
 
 def _cookies(headers: Headers) -> str:
-    sent = "; ".join(_text(value) for name, value in headers if name == b"cookie")
-    pairs = (pair.strip() for pair in sent.split(";"))
+    sent = [_text(value) for name, value in headers if name == b"cookie"]
+    pairs = (pair.strip() for value in sent for pair in value.split(";"))
     return "; ".join(pair for pair in pairs if pair and not _is_ours(pair.partition("=")[0].strip().lower()))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from app.domain.access import Permission
 from app.domain.canonical import (
@@ -25,12 +26,15 @@ from app.domain.routes import BodyKind, Guard, Match, Message
 from app.ports import Judged
 from app.proxy.exchange import Exchange
 from app.proxy.graphql import LONGEST_REMEMBERED, judge_graphql
-from app.proxy.headers import check_json, has_body
+from app.proxy.headers import check_json
 
 _RENAMED = {"run_uuid": "run_id", "artifact_path": "path"}
 """Parameters of MLflow that a guard is asked with by another name."""
 
 _ARTIFACT_GUARDS = {Guard.ARTIFACT_WRITE, Guard.ARTIFACT_DELETE, Guard.RUN_ARTIFACT_WRITE}
+
+
+Query = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ async def judge(exchange: Exchange, match: Match, *, json_limit: int) -> Judgeme
         InvalidInput, RouteRefused: it has two meanings, or none. ClientDisconnected: it ended early.
     """
     route = match.route
-    query = canonical_query(exchange.scope["query_string"])
+    query, written = _query(exchange.scope["query_string"])
     path = match.path()
     if route.message:
         fields = await _message(exchange, query, route.message, match.params, json_limit)
@@ -67,9 +71,9 @@ async def judge(exchange: Exchange, match: Match, *, json_limit: int) -> Judgeme
         # A document that is met for the first time may be large, and parsing it slow.
         judging = judge_graphql(raw) if len(raw) <= LONGEST_REMEMBERED else await asyncio.to_thread(judge_graphql, raw)
         return Judgement(path, judging[0], permissions=judging[1])
-    if route.body is BodyKind.NONE and has_body(exchange.headers):
+    if route.body is BodyKind.NONE and exchange.has_body:
         raise InvalidInput("body", f"expected none with {route.method}")
-    target = f"{path}?{serialise_query(query)}" if query else path
+    target = f"{path}?{written}" if written else path
     if route.guard is None:
         return Judgement(target)
     parameters = judged_parameters(query, route.judged_query) if route.judged_query else {}
@@ -77,7 +81,7 @@ async def judge(exchange: Exchange, match: Match, *, json_limit: int) -> Judgeme
 
 
 async def _message(
-    exchange: Exchange, query: list[tuple[str, str]], message: Message, params: Mapping[str, str], limit: int
+    exchange: Exchange, query: Query, message: Message, params: Mapping[str, str], limit: int
 ) -> JsonObject:
     """The fields of a judged body, with those that the path gives."""
     fields = parse_message(await _json(exchange, query, limit), message)
@@ -88,13 +92,30 @@ async def _message(
     return fields
 
 
-async def _json(exchange: Exchange, query: list[tuple[str, str]], limit: int) -> bytes:
+async def _json(exchange: Exchange, query: Query, limit: int) -> bytes:
     """A body that is plainly JSON; empty if there is none."""
     if query:
         raise InvalidInput("query", "expected none; everything is sent in the body")
-    if has_body(exchange.headers):
+    if exchange.has_body:
         check_json(exchange.headers)
     return await exchange.inbound.read(limit)
+
+
+def _query(raw: bytes) -> tuple[Query, str]:
+    """The parameters, and the query that means them."""
+    if not raw:
+        return (), ""
+    return _query_again(raw) if len(raw) <= _LONGEST_REMEMBERED_QUERY else _read_query(raw)
+
+
+def _read_query(raw: bytes) -> tuple[Query, str]:
+    query = tuple(canonical_query(raw))
+    return query, serialise_query(query)
+
+
+_LONGEST_REMEMBERED_QUERY = 512
+_query_again = lru_cache(maxsize=4096)(_read_query)
+"""Programs ask for the same alias again and again."""
 
 
 def _asked(guard: Guard | None, judged: Mapping[str, object]) -> dict[str, str]:

@@ -37,7 +37,7 @@ class Plan:
     timeout_s: float
     is_upload: bool
     rewrite: Rewrite | None
-    added: tuple[tuple[bytes, bytes], ...]
+    protective: tuple[tuple[bytes, bytes], ...]
     """Headers that the caller is sent in the place of MLflow's."""
 
 
@@ -57,5 +57,5 @@ def plan_of(route: Route, limits: ExchangeLimits, *, https: bool, openings: Coll
         rewrite=partial(without_presigned, downloads="presigned-downloads" in openings)
         if route.template.endswith("/server-info")
         else None,
-        added=protective(route, https=https),
+        protective=protective(route, https=https),
     )

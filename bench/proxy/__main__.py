@@ -62,7 +62,7 @@ def _options() -> argparse.Namespace:
         prog="python -m bench.proxy",
         description="Compare the gateway with MLflow alone and with what else can front it.",
     )
-    parser.add_argument("sections", nargs="*", default=["all"], choices=[*SECTIONS, "all"], metavar="SECTION",
+    parser.add_argument("sections", nargs="*", default="all", choices=[*SECTIONS, "all"], metavar="SECTION",
                         help=f"{', '.join(SECTIONS)} or all (the default)")  # fmt: skip
     parser.add_argument("--seconds", type=int, default=3, help="of each load (default: 3; batch: 10 at least)")
     parser.add_argument("--rounds", type=int, default=3, help="in which all contenders take turns (default: 3)")
@@ -88,6 +88,7 @@ def _setting(text: str) -> tuple[str, str]:
 def _circumstances(options: argparse.Namespace) -> dict[str, object]:
     return {
         "cores": os.cpu_count(),
+        "load average before": round(os.getloadavg()[0], 1),
         "Python": sys.version.split()[0],
         "MLflow": importlib.metadata.version("mlflow"),
         "seconds": options.seconds,

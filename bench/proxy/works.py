@@ -51,7 +51,7 @@ def seed(url: str, artifacts: Path) -> Seed:
     other = _call(url, "experiments/create", {"name": "bench-writes"})["experiment_id"]
     written = tuple(_new_run(url, other) for _ in range(RUNS))
     folder = artifacts / "bench"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "small.bin").write_bytes(chance.randbytes(SMALL_FILE))
     return Seed(experiment, written)
 

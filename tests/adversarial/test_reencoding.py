@@ -302,7 +302,7 @@ CHARACTERS: list[Callable[[str], str]] = [
     "%01{}".format,
     "{}\\".format,
 ]
-SLASHES = ["//", "/./", "/x/../", "/%2e%2e/", "%2f", "%2F", "%252F", "%5C", "\\", "/%20", "/;/", "%00/", "./", "%20/"]
+SLASHES = ["//", "/./", "/x/../", "/%2e%2e/", "%2f", "%2F", "%252F", "%5C", "\\", "/;/", "%00/", "./", "%20/"]
 BEFORE = ["/", "//", "http://evil.example", "/%2e", "\\", "%2f", "/.", "mlflow-artifacts:"]
 AFTER = [
     "/",
@@ -333,7 +333,7 @@ def targets(draw: st.DrawFn, plain: Plain) -> bytes:
         for _ in range(draw(st.integers(1, 3))):
             place = draw(st.integers(0, len(path) - 1))
             if path[place] not in "/%\\" and path[place].isascii():
-                # A file whose name is spelled in another case is another file; which of them is governed is the guard's.
+                # In another case it is another file, and the guard's to judge.
                 ways = CHARACTERS if place < len(API) else CHARACTERS[1:]
                 path = path[:place] + draw(st.sampled_from(ways))(path[place]) + path[place + 1 :]
     elif change == "all":

@@ -60,7 +60,7 @@ def test_administering_is_neither_asking_nor_rolling_back() -> None:
 
 
 def test_the_registry_guard_answers_every_question_of_the_door() -> None:
-    guard = RegistryGuard(None, None, None, public_url="")  # type: ignore[arg-type]
+    guard = RegistryGuard(None, None, None, None, public_url="", artifacts_destination="")  # type: ignore[arg-type]
     assert set(guard._checks) == set(Guard)
 
 

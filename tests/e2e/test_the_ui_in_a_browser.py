@@ -98,6 +98,7 @@ def look_at(somebody: Visitor, view: View) -> None:
         somebody.page.locator(view.drawn).first.wait_for()
 
 
+@pytest.mark.timeout(600)  # forty pages, drawn in software
 def test_every_view_shows_the_same_with_and_without_the_gateway(
     browser: Browser, behind: Visitor, mlflow_server: MlflowServer, shown: Told, tmp_path: Path
 ) -> None:

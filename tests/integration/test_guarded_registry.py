@@ -458,9 +458,7 @@ CHANGES: dict[str, Request] = {
 
 
 @pytest.fixture(scope="module")
-def holder_before(
-    service: Countersign, mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory
-) -> str:
+def holder_before(service: Countersign, mlflow_server: MlflowServer, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model whose version 1 held ``production`` before Countersign knew of it."""
     model = "held-before"
     mlflow_server.register(model, versions=2)
