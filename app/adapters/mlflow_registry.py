@@ -12,6 +12,8 @@ from app.domain.errors import CountersignError, NotFound, UpstreamUnavailable
 from app.ports import Assertion, Judged, LoggedModel, ModelVersion, RegisteredModel, Run
 
 _API = "/api/2.0/mlflow"
+_AT_A_TIME = 4
+"""Our own calls to each server."""
 _PAGE = 1000
 
 
@@ -28,8 +30,11 @@ class MlflowRegistry:
         self._assertion = assertion
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(20, connect=3),
-            # A connection that a restarted MLflow dropped is not an error of this request.
-            transport=httpx.AsyncHTTPTransport(retries=1),
+            # A connection that a restarted MLflow dropped is not an error of this request. And few at a time: MLflow is
+            # slower with more (docs/adr/0011), and these calls do not wait in the line of the callers' ones.
+            transport=httpx.AsyncHTTPTransport(
+                retries=1, limits=httpx.Limits(max_connections=_AT_A_TIME * len(self._urls), keepalive_expiry=4)
+            ),
         )
 
     async def close(self) -> None:

@@ -23,13 +23,12 @@ class Lane(StrEnum):
     NESTED = "nested"
     """Writes that hold one of MLflow's database connections and ask for a second one."""
     STREAM = "stream"
-    """Never waits: files, and what is answered without the database."""
+    """Never waits: files."""
 
 
 QUEUED = (Lane.INTERACTIVE, Lane.BULK, Lane.NESTED)
 
 _LANE_OF_CLASS: Mapping[RouteClass, Lane] = {
-    RouteClass.PUBLIC: Lane.STREAM,
     RouteClass.UI_STATIC: Lane.STREAM,
     RouteClass.UI_TELEMETRY: Lane.STREAM,
     RouteClass.ARTIFACT_READ: Lane.STREAM,

@@ -44,8 +44,5 @@ class Exchange:
 
     @property
     def caller(self) -> tuple[str, ...]:
-        """Whose turn it is: the principal, or the address of who did not log in."""
-        if self.principal:
-            return (self.principal.issuer, self.principal.subject)
-        client = self.scope.get("client")
-        return (client[0] if client else "unknown",)
+        """Whose turn it is: the principal, or all who did not log in together."""
+        return (self.principal.issuer, self.principal.subject) if self.principal else ()

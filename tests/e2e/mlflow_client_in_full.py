@@ -215,7 +215,8 @@ def traces() -> Told:
         answer("fail")
     mlflow.flush_trace_async_logging()
     found = mlflow.search_traces(locations=[where], return_type="list", order_by=["timestamp_ms ASC"])
-    one = found[0].info.trace_id
+    ids = {each.data.spans[0].inputs["question"]: each.info.trace_id for each in found}
+    one, other = ids["question 0"], ids["question 1"]
     first = client.search_traces(locations=[where], max_results=2)
     second = client.search_traces(locations=[where], max_results=2, page_token=first.token)
     mlflow.set_trace_tag(one, "good", "yes")
@@ -229,7 +230,7 @@ def traces() -> Told:
     tagged = mlflow.search_traces(locations=[where], filter_string="tags.good = 'yes'")
     failed = mlflow.search_traces(locations=[where], filter_string="trace.status = 'ERROR'", return_type="list")
     mlflow.delete_trace_tag(one, "good")
-    deleted = client.delete_traces(experiment_id=where, trace_ids=[found[1].info.trace_id])
+    deleted = client.delete_traces(experiment_id=where, trace_ids=[other])
     return {
         "found": len(found),
         "pages": [len(first), len(second)],

@@ -86,7 +86,7 @@ class Site:
     def upstream(self) -> Busy:
         return self.upstreams[0]
 
-    def ask(self, target: str, *, token: str = "token-of-requester", method: str = "GET") -> Future[Answer]:
+    def ask(self, target: str, *, token: str | None = "token-of-requester", method: str = "GET") -> Future[Answer]:
         return self.pool.submit(exchange, self.door.url, request(method, target, token=token))
 
     def send(self, method: str, target: str, body: bytes = b"", *, token: str = "token-of-requester") -> Future[Answer]:
@@ -162,6 +162,21 @@ def test_who_looks_goes_before_what_is_written_in_bulk() -> None:
             assert answer.result().status == 200
 
     assert here.upstream.asked[1] == f"{GET}looked"
+
+
+def test_all_who_did_not_log_in_share_one_turn() -> None:
+    with site(sizes=Sizes(queue=10, share=2, deadline_s=20)) as here:
+        held = here.ask(f"{GET}held")
+        here.asked(1)
+        strangers = [here.ask("/ajax-api/3.0/mlflow/server-info", token=None) for _ in range(2)]
+        here.waiting(2)
+        refused = here.ask("/ajax-api/3.0/mlflow/server-info", token=None).result()
+        known = here.ask(f"{GET}known")
+        here.waiting(3)
+        here.upstream.go.set()
+
+        assert refused.status == 429
+        assert {answer.result().status for answer in [held, known, *strangers]} == {200}
 
 
 def test_one_principal_that_waits_too_often_is_told_to_send_less() -> None:

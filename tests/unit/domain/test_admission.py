@@ -170,11 +170,12 @@ def test_writes_that_take_two_connections_have_a_lane_of_their_own() -> None:
     assert "/api/2.0/mlflow/runs/search" not in nested
 
 
-def test_files_and_what_needs_no_database_never_wait() -> None:
+def test_files_never_wait() -> None:
     lanes = {(route.method, route.template): lane_of(route) for route in ROUTES}
 
     assert lanes["GET", "/get-artifact"] is Lane.STREAM
-    assert lanes["GET", "/health"] is Lane.STREAM
+    assert lanes["GET", "/static-files/<path:path>"] is Lane.STREAM
+    assert lanes["GET", "/health"] is Lane.INTERACTIVE
     assert lanes["PUT", "/api/2.0/mlflow-artifacts/artifacts/<path:artifact_path>"] is Lane.STREAM
     assert lanes["GET", "/api/2.0/mlflow-artifacts/artifacts"] is Lane.INTERACTIVE
     assert lanes["GET", "/api/2.0/mlflow/artifacts/list"] is Lane.INTERACTIVE

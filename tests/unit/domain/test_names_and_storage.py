@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 
 from app.domain.digests import FileDigest, tree_digest
 from app.domain.errors import InvalidInput, Unresolvable
-from app.domain.names import ModelReference, check_alias, check_model, check_version, parse_models_uri
-from app.domain.storage import ancestors, artifact_root, physical_uri
+from app.domain.names import (
+    ModelReference,
+    check_alias,
+    check_experiment,
+    check_identifier,
+    check_model,
+    check_version,
+    parse_models_uri,
+)
+from app.domain.storage import ancestors, artifact_root, is_below, paths_below, physical_uri
 
 
 @pytest.mark.parametrize("value", ["", "02", " 2 ", "+2", "0_2", "٢", "2.0", "0", "-1", "2\n", "1" * 30])
@@ -33,6 +41,20 @@ def test_an_alias_is_ascii_and_not_reserved(value: str) -> None:
 def test_a_model_is_named_as_mlflow_allows(value: str) -> None:
     with pytest.raises(InvalidInput):
         check_model(value)
+
+
+@pytest.mark.parametrize("value", ["", "01", " 1", "1 ", "+1", "1.0", "\u0661", "1\n", "-1", "1_0"])
+def test_an_experiment_has_one_spelling(value: str) -> None:
+    assert [check_experiment(number) for number in ("0", "7", "901234567890123456")]
+    with pytest.raises(InvalidInput):
+        check_experiment(value)
+
+
+@pytest.mark.parametrize("value", ["", "-a", " a", "a ", "a\n", "a/b", "ä", "a" * 257])
+def test_a_run_has_one_spelling(value: str) -> None:
+    assert check_identifier("0f_a-B", field="run_id") == "0f_a-B"
+    with pytest.raises(InvalidInput):
+        check_identifier(value, field="run_id")
 
 
 def test_models_uris_are_read() -> None:
@@ -128,6 +150,50 @@ def test_no_source_leads_out_of_the_destination(path: str) -> None:
 
 def test_ancestors_are_a_path_and_the_folders_above_it() -> None:
     assert ancestors("a/b/c") == ["a", "a/b", "a/b/c"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "destination", "expected"),
+    [
+        ("mlflow-artifacts:/1/a", "/srv/art", ("1/a",)),
+        ("mlflow-artifacts:/1/a%20b/", "/srv/art", ("1/a%20b", "1/a b")),
+        ("mlflow-artifacts:/1/%252561", "/srv/art", ("1/%252561", "1/a")),
+        ("mlflow-artifacts://host:5000/1/a", "/srv/art", ("1/a",)),
+        ("http://host/api/2.0/mlflow-artifacts/artifacts/1/a", "/srv/art", ("1/a",)),
+        ("http://host/elsewhere/1/a", "/srv/art", ()),
+        ("/srv/art/1/a", "/srv/art", ("1/a",)),
+        ("file:///srv/art/1/a", "/srv/art/", ("1/a",)),
+        ("/srv/art/1/a", "file:///srv/art", ("1/a",)),
+        ("/srv/artifacts/1/a", "/srv/art", ()),
+        ("s3://bucket/prefix/1/a", "s3://bucket/prefix", ("1/a",)),
+        ("s3://bucket/prefix", "s3://bucket/prefix/", ("",)),
+        ("s3://bucket/prefixed/1/a", "s3://bucket/prefix", ()),
+        ("s3://other/prefix/1/a", "s3://bucket/prefix", ()),
+        ("dbfs:/x", "/srv/art", ()),
+        ("mlflow-artifacts://[x", "/srv/art", ()),
+    ],
+)
+def test_bytes_are_protected_under_every_address_they_have(
+    uri: str, destination: str, expected: tuple[str, ...]
+) -> None:
+    assert paths_below(uri, destination=destination) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "expected"),
+    [
+        ("1/a", "1/a", True),
+        ("1/a/b", "1/a", True),
+        ("1/A/b", "1/a/", True),
+        ("1//a/./b", "1/a", True),
+        ("\uff11/a", "1", True),
+        ("1/ab", "1/a", False),
+        ("1", "1/a", False),
+        ("anything", "", True),
+    ],
+)
+def test_a_folder_holds_what_some_disk_would_find_in_it(path: str, folder: str, expected: bool) -> None:  # noqa: FBT001 - a column of the table
+    assert is_below(path, folder) is expected
 
 
 def test_the_tree_digest_is_the_documented_one() -> None:
