@@ -145,7 +145,9 @@ class Door:
 
 
 @contextmanager
-def serving(application: Application, *, port: int = 0) -> Iterator[str]:
+def serving(
+    application: Application, *, port: int = 0, connection: type[HttpConnection] = HttpConnection
+) -> Iterator[str]:
     """The address of ``application``, served by uvicorn in a thread of its own until the block ends."""
     listener = socket.create_server(("127.0.0.1", port))
     config = uvicorn.Config(
@@ -153,7 +155,7 @@ def serving(application: Application, *, port: int = 0) -> Iterator[str]:
         lifespan="off",
         log_level="critical",
         access_log=False,
-        http=HttpConnection,
+        http=connection,
         proxy_headers=False,
         ws="websockets-sansio",
     )

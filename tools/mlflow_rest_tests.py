@@ -112,7 +112,7 @@ def _run(
 ) -> dict[str, Outcome]:
     """The outcome of each test."""
     report = folder / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-p", "tools.through_gateway", "-p", "no:cacheprovider", "-q", "--tb=short"]
+    command = [sys.executable, "-m", "pytest", "-p", "tools.through_gateway", "-p", "no:cacheprovider", "-q", "--tb=line", "-W", "ignore"]
     command += ["--rootdir", str(folder), f"--junitxml={report}", "-k", options.k, *files]
     path = os.pathsep.join([str(folder), str(REPOSITORY)])
     print(f"\n{'through the gateway' if environment else 'without it'}:", flush=True)

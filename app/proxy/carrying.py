@@ -9,7 +9,7 @@ from app.domain.lanes import Lane
 from app.domain.routes import Route
 from app.ports import Assertion
 from app.proxy.admission import Admission
-from app.proxy.bodies import SpooledBody, whole
+from app.proxy.bodies import IN_MEMORY, SpooledBody, whole
 from app.proxy.exchange import Exchange
 from app.proxy.forwarding import Chunks, UpstreamRequest
 from app.proxy.headers import declared_length, forwarded, inward, without
@@ -17,7 +17,8 @@ from app.proxy.judged_again import JudgedAgain
 from app.proxy.judging import Judgement
 from app.proxy.plans import ExchangeLimits, Plan
 
-JudgeAgain = Callable[[], Awaitable[object]]
+Ask = Callable[[], Awaitable[object]]
+"""Asks the guard of a route, if it has one; raises the refusal."""
 
 
 class Carrier:
@@ -36,9 +37,7 @@ class Carrier:
         self._forwarded = forwarded(public_url)
         self._limits = limits
 
-    async def carry(
-        self, exchange: Exchange, route: Route, plan: Plan, judgement: Judgement, judge_again: JudgeAgain | None
-    ) -> None:
+    async def carry(self, exchange: Exchange, route: Route, plan: Plan, judgement: Judgement, guard: Ask) -> None:
         """Ask MLflow and pass its answer on.
 
         Args:
@@ -46,7 +45,7 @@ class Carrier:
             route: what it matched.
             plan: how requests of that route are passed on.
             judgement: what was understood of it.
-            judge_again: asks the guard again, if the route has one: time passes between the judgement and the deed.
+            guard: asked when time has passed between the judgement and the deed; and the first time for a file.
 
         Raises:
             Overloaded, TooManyRequests: no place was free in time. UpstreamUnavailable: MLflow does not answer.
@@ -57,7 +56,7 @@ class Carrier:
             headers = without(headers, "accept-encoding")
         if judgement.body is not None:
             headers = [*without(headers, "content-type"), ("content-type", "application/json")]
-        body, length = await self._body(exchange, plan, judgement, judge_again)
+        body, length = await self._body(exchange, plan, judgement, guard)
         if not plan.is_upload:
             exchange.inbound.watch()
 
@@ -75,32 +74,41 @@ class Carrier:
             )
 
         try:
-            await self._ask(exchange, plan, request, judge_again)
+            await self._ask(exchange, plan, request, guard)
         finally:
             if isinstance(body, SpooledBody):
                 body.close()
 
     async def _body(
-        self, exchange: Exchange, plan: Plan, judgement: Judgement, judge_again: JudgeAgain | None
+        self, exchange: Exchange, plan: Plan, judgement: Judgement, guard: Ask
     ) -> tuple[bytes | Chunks | None, int | None]:
-        """The body for MLflow, and its length where the client library does not know it."""
-        if judgement.body is not None or not exchange.has_body:
+        """The body for MLflow, and its length where the client library does not know it.
+
+        While a caller sends its body the world may change: the guard is asked when all of it is there.
+        """
+        if judgement.body is not None:
             return judgement.body, None
-        declared = declared_length(exchange.headers)
-        if plan.is_upload:
-            return (JudgedAgain(exchange.inbound, judge_again) if judge_again else exchange.inbound), declared
-        body = await whole(exchange.inbound, limit=self._limits.body, declared=declared)
+        declared = declared_length(exchange.headers) if exchange.has_body else 0
+        body: bytes | SpooledBody
+        if not plan.is_upload:
+            if declared == 0:
+                return None, None
+            body = await whole(exchange.inbound, limit=self._limits.body, declared=declared)
+        elif declared is not None and declared <= IN_MEMORY:
+            body = await exchange.inbound.read(IN_MEMORY)
+        else:
+            await guard()
+            return JudgedAgain(exchange.inbound, declared, guard), declared
+        await guard()
         return body, body.length if isinstance(body, SpooledBody) else None
 
-    async def _ask(
-        self, exchange: Exchange, plan: Plan, request: Callable[[], UpstreamRequest], judge_again: JudgeAgain | None
-    ) -> None:
+    async def _ask(self, exchange: Exchange, plan: Plan, request: Callable[[], UpstreamRequest], guard: Ask) -> None:
         """Ask a worker that has room; if it turns out to be away, another one, until there is none."""
         while True:
             place = await self._admission.admit(plan.lane, exchange.caller)
             try:
-                if judge_again and place.waited and not plan.is_upload:
-                    await judge_again()
+                if place.waited and not plan.is_upload:
+                    await guard()
                 began = _nothing if plan.lane is Lane.STREAM else place.release
                 await place.worker.upstream.forward(request(), exchange.inbound, exchange.answer, began=began)
             except UpstreamNotReached:

@@ -18,14 +18,14 @@ HEAD_BYTES = 64 * 1024
 
 HEADERS = 128
 
-HEAD_S = 20.0
-"""Seconds from the first byte of a request, or the beginning of the connection, to the end of the headers."""
-
 _HOST = re.compile(rb"[A-Za-z0-9._~-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 
 
 class HttpConnection(HttpToolsProtocol):
     """For uvicorn's ``http=``."""
+
+    head_s = 20.0
+    """Seconds from the first byte of a request, or the beginning of the connection, to the end of the headers."""
 
     _in_head = True
     _head_bytes = 0
@@ -104,7 +104,7 @@ class HttpConnection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _begin_head(self) -> None:
-        self._deadline = self.loop.call_later(HEAD_S, self._give_up)
+        self._deadline = self.loop.call_later(self.head_s, self._give_up)
 
     def _end_head(self) -> None:
         if self._deadline:
@@ -114,7 +114,7 @@ class HttpConnection(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._deadline = None
         if self._is_idle():
-            self._refuse(408, f"expected the headers of a request within {HEAD_S:g} s")
+            self._refuse(408, f"expected the headers of a request within {self.head_s:g} s")
 
     def _refuse(self, status: int, why: str) -> None:
         """Answer, if this is the request that is to be answered next and nothing of its answer was sent; and close."""

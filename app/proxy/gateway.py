@@ -21,7 +21,7 @@ from app.domain.errors import (
     UnknownRoute,
     Unsupported,
 )
-from app.domain.routes import Decision, Done, Guard, Matcher, Route, Ruling, routes_with
+from app.domain.routes import Decision, Done, Forward, Guard, Matcher, Route, Ruling, routes_with
 from app.domain.verdicts import Deny
 from app.ports import Assertion
 from app.proxy.admission import Admission
@@ -156,13 +156,18 @@ class Proxy:
         judgement = await judge(exchange, exchange.match, json_limit=self._limits.json_body)
         for permission in judgement.permissions:
             _require(permission, exchange.principal)
-        ask = None
-        if route.guard and exchange.principal:
-            ask = partial(self._guard.check, route.guard, exchange.principal, judgement.asked)
-            if isinstance(await ask(), Done):
-                await exchange.answer.answer(200, [(b"content-type", b"application/json")], b"{}")
-                return
-        await self._carrier.carry(exchange, route, self._plans[route.method, route.template], judgement, ask)
+        plan = self._plans[route.method, route.template]
+        guard = partial(self._ask_guard, route.guard, exchange.principal, judgement.asked)
+        if not plan.is_upload and isinstance(await guard(), Done):
+            await exchange.answer.answer(200, [(b"content-type", b"application/json")], b"{}")
+            return
+        await self._carrier.carry(exchange, route, plan, judgement, guard)
+
+    async def _ask_guard(self, guard: Guard | None, principal: Principal | None, asked: Mapping[str, str]) -> Ruling:
+        if guard is None:
+            return Forward()
+        assert principal is not None  # a guarded route has a permission
+        return await self._guard.check(guard, principal, asked)
 
     def _classify(self, exchange: Exchange) -> CountersignError | None:
         """Find the route, or say what is wrong; it is not said aloud before the caller is known."""

@@ -9,7 +9,7 @@ from app.proxy.forwarding import Chunks
 
 
 class JudgedAgain:
-    """A body whose last byte waits until ``judge`` agrees.
+    """A body whose end waits until ``judge`` agrees.
 
     MLflow puts a file in its place when all of it is there (``log_artifact_from_async_stream``), so what lacks its
     end changes nothing. A caller could otherwise begin to overwrite a file, have it promoted as it is, and finish
@@ -17,11 +17,13 @@ class JudgedAgain:
 
     Args:
         body: what the caller sends.
+        length: its ``Content-Length``, if it has one.
         judge: raises the refusal.
     """
 
-    def __init__(self, body: Chunks, judge: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, body: Chunks, length: int | None, judge: Callable[[], Awaitable[object]]) -> None:
         self._body = body
+        self._length = length
         self._judge = judge
         self._refusal: CountersignError | None = None
 
@@ -32,15 +34,32 @@ class JudgedAgain:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body in parts."""
+        async for chunk in self._with_known_end(self._length) if self._length else self._with_unknown_end():
+            yield chunk
+
+    async def _with_known_end(self, length: int) -> AsyncIterator[bytes]:
+        """Everything as it comes; only the part that completes the body waits."""
+        passed = 0
+        async for chunk in self._body.chunks():
+            passed += len(chunk)
+            if passed >= length:
+                await self._ask()
+            yield chunk
+
+    async def _with_unknown_end(self) -> AsyncIterator[bytes]:
+        """Everything but the last byte that came."""
         held = b""
         async for chunk in self._body.chunks():
             if ahead := b"".join((held, memoryview(chunk)[:-1])):
                 yield ahead
             held = chunk[-1:]
+        await self._ask()
+        if held:
+            yield held
+
+    async def _ask(self) -> None:
         try:
             await self._judge()
         except CountersignError as refusal:
             self._refusal = refusal
             raise
-        if held:
-            yield held

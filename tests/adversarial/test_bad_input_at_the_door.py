@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from app.proxy.connections import HEAD_BYTES, HEADERS
+from app.proxy.connections import HEAD_BYTES, HEADERS, HttpConnection
 from tests.platform import PATIENCE_S, Countersign, MlflowServer
 from tests.proxying import Answer, Door, RecordingUpstream, connect, door, exchange, request, serving
 
@@ -197,6 +197,22 @@ def test_what_is_half_sent_is_done_by_nobody(site: Site, head: bytes, sent: byte
     assert exchange(site.door.url, request("GET", "/health", token=None)).status == 200
     assert [seen.method for seen in site.upstream.seen if seen.body] == []
     assert [guard for guard, _ in site.door.guard.asked if guard != "artifact-write"] == []
+
+
+@pytest.mark.parametrize("sent", [b"", raw()[:60], b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET"])
+def test_a_head_that_does_not_end_is_not_waited_for(sent: bytes) -> None:
+    class Hasty(HttpConnection):
+        head_s = 0.2
+
+    upstream = RecordingUpstream()
+    with serving(upstream, connection=Hasty) as url, connect(url) as connection:
+        connection.sendall(sent)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    last = received[received.rindex(b"HTTP/1.1 ") :]
+    assert last.startswith(b"HTTP/1.1 408 ") or (sent.endswith(b"GET") and last.startswith(b"HTTP/1.1 200 ")), received
+    if b" 408 " in last:
+        assert json.loads(last.partition(b"\r\n\r\n")[2])["error_code"] == "INVALID_PARAMETER_VALUE"
 
 
 # Not what it says it is.

@@ -282,7 +282,6 @@ def test_the_guard_of_an_artifact_is_asked_with_the_decoded_path(site: Site) -> 
 
     assert site.door.guard.asked == [
         (Guard.ARTIFACT_WRITE, {"path": "1/a b/c"}),
-        (Guard.ARTIFACT_WRITE, {"path": "1/a b/c"}),  # once more when all of it but the end is there
         (Guard.ARTIFACT_DELETE, {"path": "1/a"}),
     ]
     assert [seen.raw_path for seen in site.upstream.seen] == [
@@ -312,10 +311,39 @@ def test_an_upload_to_a_run_names_one_run_and_one_plain_path(site: Site, query: 
     site.refused(answer, 400, "INVALID_PARAMETER_VALUE")
 
 
+def put(size: int, *, is_chunked: bool) -> bytes:
+    body = b"x" * size
+    if not is_chunked:
+        return request("PUT", f"{ARTIFACTS}/1/a", headers={"content-length": str(size)}, body=b"") + body
+    sent = b"%x\r\n%s\r\n" % (size, body) if size else b""
+    return request("PUT", f"{ARTIFACTS}/1/a", headers={"transfer-encoding": "chunked"}, body=sent + b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["with its length", "in chunks"])
+@pytest.mark.parametrize("size", [0, 1, 2 * 1024 * 1024], ids=["empty", "small", "large"])
+def test_no_file_of_any_size_gets_past_its_guard(site: Site, size: int, is_chunked: bool) -> None:
+    site.door.guard.ruling = Governed("A promotion rests on it.")
+
+    site.refused(exchange(site.door.url, put(size, is_chunked=is_chunked)), 403, "PERMISSION_DENIED")
+
+
+def test_a_file_without_a_body_is_judged_too(site: Site) -> None:
+    site.door.guard.ruling = Governed("A promotion rests on it.")
+
+    site.refused(site.send("PUT", f"{ARTIFACTS}/1/a"), 403, "PERMISSION_DENIED")
+
+
+def test_a_large_file_is_judged_when_it_begins_and_once_more_before_it_ends(site: Site) -> None:
+    assert exchange(site.door.url, put(2 * 1024 * 1024, is_chunked=False)).status == 200
+    assert site.door.guard.asked == [(Guard.ARTIFACT_WRITE, {"path": "1/a"})] * 2
+
+
 def test_the_guard_of_an_upload_to_a_run_is_asked_with_run_and_path(site: Site) -> None:
     site.send("POST", "/ajax-api/2.0/mlflow/upload-artifact?path=a%2Fb&run_uuid=r", body=b"x")
 
-    assert site.door.guard.asked == [(Guard.RUN_ARTIFACT_WRITE, {"run_id": "r", "path": "a/b"})]
+    assert (
+        site.door.guard.asked == [(Guard.RUN_ARTIFACT_WRITE, {"run_id": "r", "path": "a/b"})] * 2
+    )  # and when it is there
     assert site.upstream.seen[0].query == b"path=a%2Fb&run_uuid=r"
 
 

@@ -192,7 +192,7 @@ def test_bytes_are_protected_under_every_address_they_have(
         ("anything", "", True),
     ],
 )
-def test_a_folder_holds_what_some_disk_would_find_in_it(path: str, folder: str, expected: bool) -> None:  # noqa: FBT001 - a column of the table
+def test_a_folder_holds_what_some_disk_would_find_in_it(path: str, folder: str, expected: bool) -> None:
     assert is_below(path, folder) is expected
 
 
