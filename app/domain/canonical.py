@@ -143,6 +143,18 @@ def parse_object(raw: bytes, *, max_depth: int) -> JsonObject:
     return value
 
 
+def parse_document(raw: bytes) -> JsonObject:
+    """A JSON object of any fields and any text. An empty body is an empty object.
+
+    Raises:
+        InvalidInput: unless it is UTF-8 JSON, an object without repeated keys.
+    """
+    value = _load(raw) if raw else {}
+    if not isinstance(value, dict):
+        raise InvalidInput("body", "expected a JSON object")
+    return value
+
+
 def serialise(fields: Mapping[str, Any]) -> bytes:
     """A fresh JSON body, ASCII only, in which each field stands once."""
     return json.dumps(fields, separators=(",", ":")).encode("ascii")

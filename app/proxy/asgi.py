@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 from app.domain.errors import TooLarge, TooSlow
@@ -17,6 +18,9 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 _WATCH_AFTER_S = 0.05
 """Most answers are there sooner; a task for each request would cost more than it saves."""
+
+
+_DISCARD_BYTES, _DISCARD_S = 64 * 1024 * 1024, 5
 
 
 class ClientDisconnected(Exception):
@@ -36,6 +40,7 @@ class Inbound:
         self._owner = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self.is_read = False
         self.disconnected = False
         self.failure: TooSlow | None = None
         """Why the body was given up; whoever passes it on is told something else by the HTTP client."""
@@ -46,8 +51,7 @@ class Inbound:
         Raises:
             ClientDisconnected: it ended early; what was passed on is not complete. TooSlow: nothing more came.
         """
-        more = True
-        while more:
+        while not self.is_read:
             try:
                 async with asyncio.timeout(self._idle_s):
                     event = await self._receive()
@@ -57,7 +61,7 @@ class Inbound:
             if event["type"] == "http.disconnect":
                 self._leave()
                 raise ClientDisconnected
-            more = event.get("more_body", False)
+            self.is_read = not event.get("more_body", False)
             if chunk := event.get("body", b""):
                 yield chunk
         self.watch()
@@ -74,6 +78,20 @@ class Inbound:
             if len(body) > limit:
                 raise TooLarge("body", f"expected at most {limit} bytes")
         return bytes(body)
+
+    async def discard(self) -> None:
+        """Read what is left of the body, within bounds.
+
+        A server that closes a connection on which something arrives resets it, and the caller may lose the answer (RFC
+        9112 section 9.6).
+        """
+        discarded = 0
+        with suppress(ClientDisconnected, TooSlow, TimeoutError):
+            async with asyncio.timeout(_DISCARD_S):
+                async for chunk in self.chunks():
+                    discarded += len(chunk)
+                    if discarded > _DISCARD_BYTES:
+                        return
 
     def watch(self) -> None:
         """From now on, or a moment later, cancel whoever serves the request when the caller disconnects."""

@@ -6,7 +6,7 @@ import json
 
 from app.domain.errors import CountersignError, HeadersTooLarge, NotAuthenticated, TooLarge, TooSlow, Unavailable
 from app.domain.problems import problem_of
-from app.proxy.asgi import Outbound
+from app.proxy.asgi import Headers, Outbound
 from app.proxy.content_security import protective
 
 _PROTECTIVE = protective(None, https=False)
@@ -28,6 +28,13 @@ async def answer_error(answer: Outbound, error: CountersignError, public_url: st
     if isinstance(error, Unavailable):
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     await answer.answer(problem.status, headers, json.dumps(members, default=str).encode())
+
+
+def closes_after(error: CountersignError, headers: Headers) -> bool:
+    """Whether the connection is closed when this was said."""
+    return isinstance(error, _UNREAD) or any(
+        name == b"connection" and b"close" in value.lower() for name, value in headers
+    )
 
 
 def _challenge(error: NotAuthenticated, public_url: str) -> bytes:

@@ -27,10 +27,10 @@ from app.ports import Assertion
 from app.proxy.admission import Admission
 from app.proxy.asgi import ClientDisconnected, Headers, Inbound, Outbound, Receive, Scope, Send, refuse_websocket
 from app.proxy.carrying import Carrier
-from app.proxy.errors import answer_error
+from app.proxy.errors import answer_error, closes_after
 from app.proxy.exchange import Exchange
 from app.proxy.forwarding import AnswerBroken
-from app.proxy.headers import check_origin
+from app.proxy.headers import announces_body, check_origin
 from app.proxy.judging import judge
 from app.proxy.plans import ExchangeLimits, plan_of
 
@@ -187,6 +187,8 @@ class Proxy:
                 await self._denied(exchange.principal, exchange.route, exchange.method, exchange.path, error)
             except Exception:  # noqa: BLE001 - a refusal stands even if nobody can be told of it
                 _log.exception("denied_hook_failed", method=exchange.method, path=exchange.path)
+        if not exchange.inbound.is_read and announces_body(exchange.headers) and closes_after(error, exchange.headers):
+            await exchange.inbound.discard()
         await answer_error(exchange.answer, error, self._public_url)
 
 

@@ -123,6 +123,11 @@ def has_body(headers: Headers) -> bool:
     return one(headers, b"content-length") not in {None, b"0"} or one(headers, b"transfer-encoding") is not None
 
 
+def announces_body(headers: Headers) -> bool:
+    """Whether something says, rightly or not, that a body follows."""
+    return any(name in {b"content-length", b"transfer-encoding"} and value != b"0" for name, value in headers)
+
+
 def declared_length(headers: Headers) -> int | None:
     """The bytes of the body that follows, if the caller says so.
 

@@ -16,6 +16,7 @@ from app.domain.canonical import (
     canonical_artifact_path,
     canonical_query,
     judged_parameters,
+    parse_document,
     parse_message,
     require,
     serialise,
@@ -23,6 +24,7 @@ from app.domain.canonical import (
 )
 from app.domain.errors import InvalidInput
 from app.domain.routes import BodyKind, Guard, Match, Message
+from app.domain.traces import check_trace
 from app.ports import Judged
 from app.proxy.exchange import Exchange
 from app.proxy.graphql import LONGEST_REMEMBERED, judge_graphql
@@ -71,6 +73,10 @@ async def judge(exchange: Exchange, match: Match, *, json_limit: int) -> Judgeme
         # A document that is met for the first time may be large, and parsing it slow.
         judging = judge_graphql(raw) if len(raw) <= LONGEST_REMEMBERED else await asyncio.to_thread(judge_graphql, raw)
         return Judgement(path, judging[0], permissions=judging[1])
+    if route.body is BodyKind.TRACE:
+        document = parse_document(await _json(exchange, query, json_limit))
+        check_trace(document)
+        return Judgement(path, serialise(document))
     if route.body is BodyKind.NONE and exchange.has_body:
         raise InvalidInput("body", f"expected none with {route.method}")
     target = f"{path}?{written}" if written else path

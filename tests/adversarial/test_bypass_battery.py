@@ -271,6 +271,38 @@ def test_what_would_act_inside_the_server_is_closed(site: Site, name: str) -> No
 
 
 @pytest.mark.parametrize("prefix", ["/api/", "/ajax-api/"])
+def test_no_trace_says_where_mlflow_shall_delete(site: Site, prefix: str) -> None:
+    """A trace that is deleted has MLflow delete ``traces.pb`` where it says that it is archived."""
+    folder = site.mlflow.artifacts / site.governed.folder(1)
+    experiment = site.governed.runs[0]["experiment_id"]
+    for spelled in ("trace_info", "traceInfo"):
+        for location in (str(folder), f"http://127.0.0.1:{site.mlflow.port}{FILES}/{site.governed.folder(1)}/MLmodel?"):
+            tags = {"mlflow.trace.spansLocation": "ARCHIVE_REPO", "mlflow.trace.archiveLocation": location}
+            info = {
+                "trace_id": f"tr-{os.urandom(16).hex()}",
+                "trace_location": {
+                    "type": "MLFLOW_EXPERIMENT",
+                    "mlflow_experiment": {"experiment_id": experiment},
+                },
+                "request_time": "2026-01-01T00:00:00Z",
+                "state": "OK",
+                "tags": tags,
+            }
+            with site.unchanged():
+                document = site.refuses(Sent("POST", f"{prefix}3.0/mlflow/traces", {"trace": {spelled: info}}))
+                site.send(
+                    Sent(
+                        "POST",
+                        f"{prefix}3.0/mlflow/traces/delete-traces",
+                        {"experiment_id": experiment, "request_ids": [info["trace_id"]]},
+                    )
+                )
+            assert document["status"] == 400
+            plain = {**info, "tags": {"mine": "yes"}, "request_preview": "caf\u00e9 \ud83d\ude00"}
+            assert site.send(Sent("POST", f"{prefix}3.0/mlflow/traces", {"trace": {"trace_info": plain}})).status == 200
+
+
+@pytest.mark.parametrize("prefix", ["/api/", "/ajax-api/"])
 @pytest.mark.parametrize("step", ["create", "complete", "abort"])
 def test_no_url_that_writes_past_the_door_is_given(site: Site, prefix: str, step: str) -> None:
     upload = {"path": "/evil/../MLmodel", "num_parts": 1, "upload_id": "1", "parts": []}

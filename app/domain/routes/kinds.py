@@ -75,6 +75,8 @@ class BodyKind(StrEnum):
     """One JSON message that is judged, and then written afresh."""
     GRAPHQL = "graphql"
     """A GraphQL document that is judged, and then written afresh (``app/proxy/graphql.py``)."""
+    TRACE = "trace"
+    """A JSON object that may not say where a trace is archived, written afresh (``app/domain/traces.py``)."""
 
 
 class Guard(StrEnum):

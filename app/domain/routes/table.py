@@ -1,10 +1,10 @@
 """The table of MLflow's routes, one line a path.
 
 A line is the methods, the path (``*/`` stands for both ``/api/`` and ``/ajax-api/``), and for what is judged
-``message=`` (the request message, ``app/domain/routes/messages.py``), ``body=graphql``, ``guard=`` and ``query=`` (the
-parameters a guard is asked with). HEAD is listed where MLflow answers it without reading a body; elsewhere it reads its
-parameters from the body of a HEAD (measured on MLflow 3.17), so it is unknown. OPTIONS is unknown everywhere: no
-browser of another origin is served.
+``message=`` (the request message, ``app/domain/routes/messages.py``), ``body=graphql`` or ``body=trace``, ``guard=``
+and ``query=`` (the parameters a guard is asked with). HEAD is listed where MLflow answers it without reading a body;
+elsewhere it reads its parameters from the body of a HEAD (measured on MLflow 3.17), so it is unknown. OPTIONS is
+unknown everywhere: no browser of another origin is served.
 """
 
 from __future__ import annotations
@@ -161,12 +161,14 @@ _FAMILIES = (
         "Writes experiments, runs, metrics, traces, logged models, datasets and what belongs to them.",
         """
         DELETE      */2.0/mlflow/logged-models/<model_id>/tags/<tag_key>
-        DELETE,PATCH */2.0/mlflow/traces/<request_id>/tags
+        DELETE      */2.0/mlflow/traces/<request_id>/tags
+        PATCH       */2.0/mlflow/traces/<request_id>/tags  body=trace
         DELETE      */3.0/mlflow/datasets/<dataset_id>/tags/<key>
-        DELETE,PATCH */3.0/mlflow/traces/<trace_id>/tags
+        DELETE      */3.0/mlflow/traces/<trace_id>/tags
+        PATCH       */3.0/mlflow/traces/<trace_id>/tags  body=trace
         PATCH       */2.0/mlflow/logged-models/<model_id>
         PATCH       */2.0/mlflow/logged-models/<model_id>/tags
-        PATCH       */2.0/mlflow/traces/<request_id>
+        PATCH       */2.0/mlflow/traces/<request_id>  body=trace
         PATCH       */3.0/mlflow/datasets/<dataset_id>/tags
         PATCH       */3.0/mlflow/issues/<issue_id>
         PATCH       */3.0/mlflow/label-schemas/update
@@ -189,7 +191,7 @@ _FAMILIES = (
         POST        */2.0/mlflow/runs/restore  message=RestoreRun
         POST        */2.0/mlflow/runs/set-tag
         POST        */2.0/mlflow/runs/update
-        POST        */2.0/mlflow/traces
+        POST        */2.0/mlflow/traces  body=trace
         POST        */2.0/mlflow/traces/link-prompts
         POST        */2.0/mlflow/traces/link-to-run
         POST        */3.0/mlflow/datasets/<dataset_id>/add-experiments
@@ -205,7 +207,7 @@ _FAMILIES = (
         POST        */3.0/mlflow/review-queues/items/set-status
         POST        */3.0/mlflow/review-queues/update
         POST        */3.0/mlflow/scorers/register
-        POST        */3.0/mlflow/traces
+        POST        */3.0/mlflow/traces  body=trace
         POST        */3.0/mlflow/traces/<trace_id>/assessments
         POST        /v1/traces
         """,
