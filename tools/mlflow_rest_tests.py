@@ -114,9 +114,12 @@ def _run(
     report = folder / "report.xml"
     command = [sys.executable, "-m", "pytest", "-p", "tools.through_gateway", "-p", "no:cacheprovider", "-q", "--tb=line", "-W", "ignore"]
     command += ["--rootdir", str(folder), f"--junitxml={report}", "-k", options.k, *files]
-    path = os.pathsep.join([str(folder), str(REPOSITORY)])
+    paths = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(REPOSITORY)]),
+    }
     print(f"\n{'through the gateway' if environment else 'without it'}:", flush=True)
-    subprocess.run(command, cwd=folder, env={**os.environ, **SETTINGS, "PYTHONPATH": path, **environment}, check=False)
+    subprocess.run(command, cwd=folder, env={**os.environ, **SETTINGS, **paths, **environment}, check=False)
     outcomes = {}
     for case in ET.parse(report).iter("testcase"):  # noqa: S314  # pytest wrote it for us
         test = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
