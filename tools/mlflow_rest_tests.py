@@ -38,7 +38,7 @@ FILES = (
 )
 """Of MLflow's tests, those that speak HTTP with a server of their own."""
 
-OPENED = ("ai-gateway", "webhooks")
+OPENED = ("ai-gateway", "ai-gateway-passthrough", "webhooks")
 """The families of routes that these tests need and that are closed by default."""
 
 SETTINGS = {
@@ -97,8 +97,12 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tools.mlflow_rest_tests", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--tests", type=Path, required=True, metavar="FOLDER", help="a checkout of MLflow, or its tests")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.mlflow_rest_tests", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "--tests", type=Path, required=True, metavar="FOLDER", help="a checkout of MLflow, or its tests"
+    )
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep what the gateways log")
     parser.add_argument("--open", nargs="*", default=OPENED, metavar="ROUTES",
                         help=f"families of routes to open, as in COUNTERSIGN_OPEN_ROUTES (default: {' '.join(OPENED)})")  # fmt: skip
@@ -112,11 +116,24 @@ def _run(
 ) -> dict[str, Outcome]:
     """The outcome of each test."""
     report = folder / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-p", "tools.through_gateway", "-p", "no:cacheprovider", "-q", "--tb=line", "-W", "ignore"]
-    command += ["--rootdir", str(folder), f"--junitxml={report}", "-k", options.k, *files]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "tools.through_gateway",
+        "-p",
+        "no:cacheprovider",
+        "-q",
+        "--tb=line",
+        "-W",
+        "ignore",
+    ]
+    command += ["--rootdir", str(folder), f"--junitxml={report}", "--continue-on-collection-errors"]
+    command += ["-k", options.k, *files]
     paths = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": os.pathsep.join([str(folder), str(REPOSITORY)]),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
     }
     print(f"\n{'through the gateway' if environment else 'without it'}:", flush=True)
     subprocess.run(command, cwd=folder, env={**os.environ, **SETTINGS, **paths, **environment}, check=False)

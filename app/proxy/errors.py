@@ -1,4 +1,4 @@
-"""Refusals on MLflow's paths, in the shape that MLflow's client reads."""
+"""What is answered on MLflow's paths by us: refusals, in the shape that MLflow's client reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from app.domain.problems import problem_of
 from app.proxy.asgi import Headers, Outbound
 from app.proxy.content_security import protective
 
-_PROTECTIVE = protective(None, https=False)
+ANSWERED = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"), *protective(None, https=False))
+"""The headers of what is answered here, not by MLflow."""
+
 _UNREAD = (TooLarge, TooSlow, HeadersTooLarge)
 
 
@@ -20,7 +22,7 @@ async def answer_error(answer: Outbound, error: CountersignError, public_url: st
     """
     problem = problem_of(error)
     members = {**error.details, "error_code": problem.mlflow_code, "message": error.message}
-    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *_PROTECTIVE]
+    headers = [*ANSWERED]
     if isinstance(error, NotAuthenticated):
         headers.append((b"www-authenticate", _challenge(error, public_url)))
     if isinstance(error, _UNREAD):

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from app.adapters.postgres.aliases import Governance
 from app.domain.access import Permission, Principal, authorise
-from app.domain.errors import Forbidden, Governed, InvalidInput, NotFound, PromotionRequired
+from app.domain.errors import Forbidden, Governed, InvalidInput, NotFound, PromotionRequired, Unresolvable
 from app.domain.names import check_alias, check_experiment, check_identifier, check_model, check_version
 from app.domain.policies import Policy, fold, policy_for
 from app.domain.promotions import OPEN, Kind, Promotion
@@ -99,9 +99,16 @@ class RegistryGuard:
         if await self._holds(model, alias, version):
             return Done()
         _require(principal, Permission.PROMOTIONS_REQUEST)
-        promotion, _ = await self._promotions.create(
-            principal, model=model, alias=alias, version=version, reason="asked for through MLflow's API"
-        )
+        try:
+            promotion, _ = await self._promotions.create(
+                principal, model=model, alias=alias, version=version, reason="asked for through MLflow's API"
+            )
+        except Unresolvable as error:  # a prompt, whose content is no file, or a version whose bytes lie elsewhere
+            raise Governed(
+                f"{_protected(policy, model, alias)}: it moves only through a promotion, and version {version} has no "
+                f"bytes that one could pin: {error.message}",
+                policy=policy.name,
+            ) from None
         link = link_to(self._public_url, promotion.id)
         raise PromotionRequired(
             f"{_protected(policy, model, alias)}: it moves only through a promotion. {_where(promotion)} "

@@ -122,7 +122,11 @@ class Station:
             )
             for seen in self._recorded.seen
         ]
-        return Outcome(status, list(self._proxy.guard.asked), forwarded)
+        questions: list[tuple[object, dict[str, str]]] = []
+        for question in self._proxy.guard.asked:
+            if question not in questions:  # time passes, and it is asked again
+                questions.append(question)
+        return Outcome(status, questions, forwarded)
 
     async def _send(self, request: Spelled) -> int:
         # As uvicorn makes the scope of a target.

@@ -22,14 +22,6 @@ from tests.e2e.scientist import Told, environment, tell
 from tests.platform import Countersign, MlflowServer
 from tests.proxying import serving
 
-CLOSED = {
-    "/ajax-api/3.0/mlflow/assistant/config",
-    "/ajax-api/3.0/mlflow/assistant/providers",
-    "/ajax-api/2.0/mlflow/gateway-proxy",
-}
-"""What the interface asks for on its own account, which the gateway may refuse: it asks whether there is an assistant
-and an AI gateway.
-"""
 HARMLESS = "ResizeObserver loop"
 """A browser says so when a layout took two rounds: now and then, with and without the gateway."""
 
@@ -109,7 +101,7 @@ def test_every_view_shows_the_same_with_and_without_the_gateway(
             behind.page.screenshot(path=tmp_path / f"{name}.png")
 
     assert [error for error in behind.errors if HARMLESS not in error] == []
-    assert {trouble for trouble in behind.troubles if trouble[0] not in CLOSED} == bare.troubles
+    assert behind.troubles == bare.troubles
 
 
 def test_a_page_among_the_artifacts_is_shown_and_runs_no_script(behind: Visitor, shown: Told) -> None:

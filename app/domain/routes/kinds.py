@@ -53,6 +53,9 @@ class Decision(StrEnum):
     """Forwarded for who holds the permission."""
     GUARD = "guard"
     """Forwarded for who holds the permission, and only after the route's guard agreed."""
+    ANSWER = "answer"
+    """Answered here, as by an MLflow that has nothing of the kind: its web interface asks by itself, and shows an error
+    to whoever only opened a page."""
     UNSUPPORTED = "unsupported"
     """501, from which MLflow's client knows that it must do it another way."""
     REFUSE = "refuse"
@@ -148,6 +151,8 @@ class Route:
     guard: Guard | None = None
     judged_query: tuple[str, ...] = ()
     """Query parameters that the guard is asked with; on such a route no parameter may be repeated."""
+    answer: str | None = None
+    """The JSON that is answered here (``Decision.ANSWER``)."""
     closed_as: str | None = None
     """Of a route that is closed by default: its name in ``OPENINGS`` or ``NEVER``."""
 

@@ -2,7 +2,7 @@
 
 A line is the methods, the path (``*/`` stands for both ``/api/`` and ``/ajax-api/``), and for what is judged
 ``message=`` (the request message, ``app/domain/routes/messages.py``), ``body=graphql`` or ``body=trace``, ``guard=``
-and ``query=`` (the parameters a guard is asked with). HEAD is listed where MLflow answers it without reading a body;
+and ``query=`` (the parameters a guard is asked with), and ``answer=`` (the JSON that is answered here). HEAD is listed where MLflow answers it without reading a body;
 elsewhere it reads its parameters from the body of a HEAD (measured on MLflow 3.17), so it is unknown. OPTIONS is
 unknown everywhere: no browser of another origin is served.
 """
@@ -57,6 +57,7 @@ def _read(family: Family, methods: str, path: str, *options: str) -> Iterator[Ro
                 message=message,
                 guard=guard,
                 judged_query=judged_query,
+                answer=chosen.get("answer"),
                 closed_as=family.closed_as,
             )
 
@@ -460,11 +461,21 @@ _FAMILIES = (
     ),
     Family(
         RouteClass.AI_GATEWAY_INVOKE,
+        Decision.ANSWER,
+        Permission.TRACKING_READ,
+        "MLflow's AI gateway is closed. The web interface asks on every page of runs which endpoints there are: none.",
+        """
+        GET         /ajax-api/2.0/mlflow/gateway-proxy  answer={"endpoints":[]}
+        """,
+        closed_as="ai-gateway-invoke",
+    ),
+    Family(
+        RouteClass.AI_GATEWAY_INVOKE,
         Decision.REFUSE,
         None,
         "MLflow's AI gateway would spend stored provider keys for the caller; it is closed.",
         """
-        GET,POST    /ajax-api/2.0/mlflow/gateway-proxy
+        POST        /ajax-api/2.0/mlflow/gateway-proxy
         POST        /gateway/<endpoint_name>/mlflow/invocations
         POST        /gateway/anthropic/v1/messages
         POST        /gateway/gemini/v1beta/models/<endpoint_name>:generateContent
@@ -566,12 +577,22 @@ _FAMILIES = (
     ),
     Family(
         RouteClass.SERVER_ADMIN,
+        Decision.ANSWER,
+        Permission.TRACKING_READ,
+        "MLflow's assistant is closed. The web interface asks on every page whether it is set up: it is not.",
+        """
+        GET  /ajax-api/3.0/mlflow/assistant/config  answer={"providers":{},"projects":{},"remote_access_allowed":false}
+        GET  /ajax-api/3.0/mlflow/assistant/providers  answer={"providers":[],"resolved":null}
+        """,
+        closed_as="assistant",
+    ),
+    Family(
+        RouteClass.SERVER_ADMIN,
         Decision.REFUSE,
         None,
         "MLflow's assistant runs tools on MLflow's host; it is closed.",
         """
-        GET,PUT     /ajax-api/3.0/mlflow/assistant/config
-        GET         /ajax-api/3.0/mlflow/assistant/providers
+        PUT         /ajax-api/3.0/mlflow/assistant/config
         GET         /ajax-api/3.0/mlflow/assistant/providers/<provider>/health
         GET         /ajax-api/3.0/mlflow/assistant/providers/<provider>/models
         GET         /ajax-api/3.0/mlflow/assistant/sessions/<session_id>/stream
@@ -706,4 +727,4 @@ def _unknown(route: Route, method: str, reason: str) -> Route:
 
 def _opened(route: Route, name: str) -> Route:
     opening = OPENINGS[name]
-    return replace(route, decision=Decision.FORWARD, permission=opening.permission, reason=opening.reason)
+    return replace(route, decision=Decision.FORWARD, permission=opening.permission, reason=opening.reason, answer=None)

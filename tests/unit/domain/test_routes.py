@@ -28,7 +28,7 @@ from app.domain.routes import (
 from app.domain.routes.kinds import STRICTNESS
 from app.domain.routes.matching import MAX_SEGMENTS, Matcher, parameter_names
 
-CLOSED = {Decision.REFUSE, Decision.UNSUPPORTED, Decision.ABSENT}
+CLOSED = {Decision.ANSWER, Decision.REFUSE, Decision.UNSUPPORTED, Decision.ABSENT}
 ALIAS = "/api/2.0/mlflow/registered-models/alias"
 
 
@@ -152,10 +152,11 @@ def test_a_path_is_listed_once() -> None:
 
 def test_every_forwarded_route_asks_for_a_permission_and_every_refused_one_gives_a_reason() -> None:
     for route in ROUTES:
-        forwarded = route.decision in {Decision.FORWARD, Decision.GUARD, Decision.UNSUPPORTED}
+        forwarded = route.decision in {Decision.FORWARD, Decision.GUARD, Decision.ANSWER, Decision.UNSUPPORTED}
         assert (route.permission is not None) == forwarded, route
         assert route.reason.endswith("."), route
         assert (route.decision is Decision.GUARD) == (route.guard is not None), route
+        assert (route.decision is Decision.ANSWER) == (route.answer is not None), route
 
 
 def test_the_matrix_says_of_every_path_that_options_is_unknown_and_of_every_get_what_head_does() -> None:
