@@ -203,8 +203,6 @@ def _admission(settings: Settings) -> Admission:
         limits=Limits(
             settings.admission_per_worker,
             {
-                Lane.INTERACTIVE: settings.admission_per_worker,
-                Lane.BULK: settings.admission_bulk_per_worker,
                 Lane.NESTED: settings.admission_nested_per_worker,
                 Lane.STREAM: settings.admission_streams_per_worker,
             },

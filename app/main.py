@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -93,7 +94,19 @@ class Application:
         async with open_gateway(self._settings) as gateway:
             self._control.state.services = gateway.services
             self._gateway = gateway
+            _spare_the_collector()
             yield
+
+
+def _spare_the_collector() -> None:
+    """Leave what was imported and built out of every later garbage collection, and collect less often.
+
+    Half a million objects that never go away were looked through while requests waited: with 256 connections that was
+    a third of the CPU, and a p99 of 233 ms instead of 75 (measured with a static upstream).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 def _control_plane() -> FastAPI:

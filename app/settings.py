@@ -87,10 +87,10 @@ class Settings(BaseSettings):
         default=60, gt=0, description="Seconds a client may let pass before the next part of its request body."
     )
     admission_per_worker: int = Field(
-        default=2, ge=1, description="Requests that each MLflow server is given at a time; files do not count."
-    )
-    admission_bulk_per_worker: int = Field(
-        default=2, ge=1, description="Of these, writes of runs, metrics, traces and the like."
+        default=2,
+        ge=1,
+        description="Requests that each MLflow server is given at a time; more only where it answers them in 4 ms all "
+        "together, and files do not count.",
     )
     admission_nested_per_worker: int = Field(
         default=2, ge=1, description="Of these, writes for which MLflow takes two database connections (`log-batch`)."

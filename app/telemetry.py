@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 import sys
@@ -37,6 +38,8 @@ DENIALS = Counter("countersign_denials_total", "Requests that were refused.", ["
 JOBS = Counter("countersign_jobs_total", "Jobs the worker ran.", ["task", "outcome"])
 DELIVERIES = Counter("countersign_delivery_attempts_total", "Attempts to deliver a webhook.", ["outcome"])
 PROMOTIONS = Gauge("countersign_promotions", "Promotions that wait for somebody or something.", ["state"])
+
+_PROCESS, _NUMBERS = secrets.token_hex(4), itertools.count(1)
 
 _SECRET_WORDS = ("authorization", "token", "secret", "password", "cookie", "signature")
 
@@ -93,5 +96,5 @@ def _without_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> 
 
 
 def new_request_id() -> str:
-    """Ours, whatever the caller sent: what goes into logs is not the caller's to choose."""
-    return secrets.token_hex(8)
+    """Ours, whatever the caller sent: what goes into logs is not the caller's to choose. Unique, not secret."""
+    return f"{_PROCESS}{next(_NUMBERS):08x}"

@@ -18,7 +18,7 @@ from app.adapters.clock import SystemClock
 from app.domain.access import Principal, Role
 from app.domain.admission import Limits
 from app.domain.errors import CountersignError, NotAuthenticated
-from app.domain.lanes import Lane
+from app.domain.lanes import QUEUED, Lane
 from app.domain.routes import Forward, Guard, Route, Ruling
 from app.proxy import Admission, ExchangeLimits, Proxy, Sizes, Upstream, Watch
 from app.proxy.asgi import Headers, Receive, Scope, Send
@@ -171,8 +171,8 @@ def serving(
 
 
 def admission_to(*upstreams: Upstream, per_worker: int = 8, sizes: Sizes | None = None) -> Admission:
-    """Admission with the same limit for every lane but that of files."""
-    limits = Limits(per_worker, {**dict.fromkeys(Lane, per_worker), Lane.STREAM: 64})
+    """Admission that does not adapt to how fast an upstream is."""
+    limits = Limits(per_worker, {**dict.fromkeys(QUEUED, per_worker), Lane.STREAM: 64})
     return Admission(upstreams, limits=limits, sizes=sizes or Sizes(queue=64, share=64, deadline_s=20))
 
 

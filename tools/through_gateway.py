@@ -1,12 +1,14 @@
 """A pytest plugin for MLflow's own tests: puts a gateway before each server that they start.
 
 A test that asks for a free port is given that of a gateway, and the server that it then starts there is moved to a
-port behind it; requests to a gateway get a token. The tests are not changed. ``tools/mlflow_rest_tests.py`` loads it.
+port behind it; requests to a gateway get a token. The tests are not changed. ``tools/mlflow_rest_tests.py`` loads it,
+also into the run without a gateway, and reads what it notes: how each test ended, and the status of each answer.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import socket
 import subprocess
@@ -27,6 +29,11 @@ LOOPBACK = "127.0.0.1"
 PATIENCE_S = 60
 COMMAND, LOGS, TOKEN = "THROUGH_GATEWAY_COMMAND", "THROUGH_GATEWAY_LOGS", "THROUGH_GATEWAY_TOKEN"
 """Variables: how to start a gateway, where it writes, and the access token. Without the first there is no gateway."""
+NOTES = "THROUGH_GATEWAY_NOTES"
+"""Variable: the file that gets a line of JSON for each end of a test's phase (test, outcome, message) and for each
+answer (test, method, path, status)."""
+PROBES = frozenset({"/health", "/version"})
+"""Paths that are asked until a server is up, and so not noted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +80,34 @@ class Doors:
             "COUNTERSIGN_UPSTREAM_URLS": f"http://{LOOPBACK}:{upstream}",
         }
         with (self.logs / f"gateway-{len(self.doors)}.log").open("wb") as log:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603  # the command is ours
                 self.command.split(os.pathsep), env={**os.environ, **environment}, stdout=log, stderr=log
             )
         await_answer(port, "/livez")
         return Door(port, upstream, process)
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What is to be compared, in order."""
+
+    file: Path
+
+    def write(self, *values: object) -> None:
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._ended(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._ended(report)
+
+    def _ended(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        message = str(crash.message if crash else report.longrepr) if report.failed else ""
+        self.write(report.nodeid, report.outcome, message)
 
 
 def await_answer(port: int, path: str = "/health") -> None:
@@ -108,14 +138,16 @@ def pytest_configure(config: pytest.Config) -> None:
     # They wait for the port alone, which a gateway has open before MLflow answers.
     servers._await_server_up_or_die = lambda port, timeout=PATIENCE_S: await_answer(port)  # type: ignore[attr-defined]  # noqa: SLF001, ARG005
     command = os.environ.get(COMMAND)
+    doors = Doors(command or "", Path(os.environ.get(LOGS, "")))
+    notes = Notes(Path(os.environ[NOTES]))
+    config.pluginmanager.register(notes)
+    _watch_requests(doors, f"Bearer {os.environ.get(TOKEN)}", notes)
     if command is None:
         return
-    doors = Doors(command, Path(os.environ[LOGS]))
     config.add_cleanup(doors.close)
     for module in (importlib.import_module("tests.helper_functions"), servers):
         module.get_safe_port = doors.free_port  # type: ignore[attr-defined]  # it is a module of MLflow's
     _move_servers(doors)
-    _add_tokens(doors, f"Bearer {os.environ[TOKEN]}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -145,18 +177,23 @@ def _move_servers(doors: Doors) -> None:
     setattr(subprocess.Popen, "__init__", start_behind)  # noqa: B010  # as above
 
 
-def _add_tokens(doors: Doors, authorization: str) -> None:
+def _watch_requests(doors: Doors, authorization: str, notes: Notes) -> None:
     send = requests.adapters.HTTPAdapter.send
 
     @wraps(send)
-    def send_with_token(
+    def send_and_note(
         self: requests.adapters.HTTPAdapter, request: requests.PreparedRequest, *arguments: Any, **named: Any
     ) -> requests.Response:
-        if urlsplit(request.url or "").port in doors.doors:
+        url = urlsplit(request.url or "")
+        if url.port in doors.doors:
             request.headers.setdefault("Authorization", authorization)
-        return send(self, request, *arguments, **named)
+        answer = send(self, request, *arguments, **named)
+        if url.path not in PROBES:
+            test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+            notes.write(test, request.method, url.path, answer.status_code)
+        return answer
 
-    setattr(requests.adapters.HTTPAdapter, "send", send_with_token)  # noqa: B010  # as above
+    setattr(requests.adapters.HTTPAdapter, "send", send_and_note)  # noqa: B010  # as above
 
 
 def _unused_port() -> int:

@@ -17,19 +17,46 @@ from app.domain.lanes import QUEUED, Lane
 
 PATIENCE = 4
 
+WORK_S = 0.004
+"""Seconds of work that a worker is given at a time, if that is more than its least number of requests."""
+MOST_AT_ONCE = 64
+_WEIGHT, _LEAST_S = 0.05, 0.00001
+
 T = TypeVar("T", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many requests one MLflow worker is given at a time: in all, and of each lane."""
+    """How many requests one MLflow worker is given at a time: in all, at least; and of single lanes, at most."""
 
     total: int
     of_lane: Mapping[Lane, int]
 
     def __post_init__(self) -> None:
-        if self.total < 1 or any(self.of_lane[lane] < 1 for lane in Lane):
+        if self.total < 1 or any(most < 1 for most in self.of_lane.values()):
             raise ValueError("a lane that is never admitted would wait forever")
+
+
+@dataclass(slots=True)
+class Pace:
+    """How many requests a worker is given at a time: ``least``, or as many as it answers in ``WORK_S``.
+
+    ``least`` is what MLflow bears. A worker whose answers take a fraction of a millisecond would wait for us between
+    them. Its work per request is estimated as the time until an answer begins over the requests that it held
+    meanwhile, which stays the same however many these are, as long as they do not harm each other.
+    """
+
+    least: int
+    work_s: float = WORK_S
+    """Seconds of work per request, a moving mean."""
+
+    @property
+    def limit(self) -> int:
+        return min(max(self.least, int(WORK_S / self.work_s)), max(self.least, MOST_AT_ONCE))
+
+    def observe(self, service_s: float, at_once: int) -> None:
+        """One answer began ``service_s`` after its request was handed over, ``at_once`` being held at its end."""
+        self.work_s += _WEIGHT * (max(service_s, _LEAST_S) / at_once - self.work_s)
 
 
 @dataclass(slots=True)

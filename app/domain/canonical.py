@@ -3,7 +3,8 @@
 MLflow takes many spellings for one thing: it decodes an artifact path up to ten times, sniffs the encoding of JSON,
 lets the last of two keys win and drops what follows a key ``[a.b]`` (measured on MLflow 3.17). A door that judges one
 reading while MLflow acts on another is open. So a request is read once, by rules that leave one meaning, and written
-afresh; what has two meanings is refused with ``InvalidInput``.
+afresh; what has two meanings is refused with ``InvalidInput``. What MLflow would refuse too is refused in its words
+(``mlflow/server/handlers.py``), for which programs and its own tests look.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from app.domain.routes.messages import ListOf, Message, Scalar
 JsonObject = dict[str, Any]
 
 MAX_PATH_BYTES = 8192
+MAX_PARAMETERS = 2000
+"""Of a query: MLflow itself limits how many of 1000 runs it answers for."""
+MAX_SHOWN = 80
+"""Characters of what a caller sent that are repeated in a message."""
 
 _PATH = re.compile(rb"/(?:[!-$&-\[\]-~]|%[0-9A-Fa-f]{2})*")
 """Printable ASCII (RFC 3986 section 3.3, and what clients leave unencoded) but the backslash; ``%`` before two
@@ -64,15 +69,18 @@ def canonical_artifact_path(path: str, *, field: str = "path") -> str:
         InvalidInput: for any other character, an empty segment, or a space or dot where none may be.
     """
     if path != path.strip() or not unicodedata.is_normalized("NFKC", path):
-        raise InvalidInput(field, "expected no space at either end, and characters in Unicode normal form NFKC")
+        raise InvalidInput(
+            field, "Invalid path: expected no space at either end, and characters in Unicode normal form NFKC"
+        )
     for segment in path.split("/"):
         if not segment or not all(_names_artifacts(character) for character in segment):
             raise InvalidInput(
                 field,
-                "expected segments of letters, digits and `" + "".join(sorted(_ARTIFACT_PUNCTUATION)).strip() + "`",
+                "Invalid path: expected segments of letters, digits and "
+                f"`{''.join(sorted(_ARTIFACT_PUNCTUATION)).strip()}`",
             )
         if segment.endswith((".", " ")):
-            raise InvalidInput(field, "expected no segment that ends in a dot or a space")
+            raise InvalidInput(field, "Invalid path: expected no segment that ends in a dot or a space")
     return path
 
 
@@ -89,9 +97,11 @@ def canonical_query(raw_query: bytes) -> list[tuple[str, str]]:
         InvalidInput: it is not ASCII, or what it encodes is not UTF-8 or holds a NUL.
     """
     try:
-        parameters = parse_qsl(raw_query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=1000)
+        parameters = parse_qsl(
+            raw_query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS
+        )
     except ValueError:
-        raise InvalidInput("query", "expected at most 1000 percent-encoded UTF-8 parameters") from None
+        raise InvalidInput("query", f"expected at most {MAX_PARAMETERS} percent-encoded UTF-8 parameters") from None
     if any("\0" in name or "\0" in value for name, value in parameters):
         raise InvalidInput("query", "expected no NUL character")
     return parameters
@@ -110,7 +120,7 @@ def judged_parameters(parameters: Sequence[tuple[str, str]], names: Sequence[str
         judged[name] = value
     for name in names:
         if not judged.get(name):
-            raise InvalidInput(name, "is required")
+            raise InvalidInput(name, f"Request must specify {name}.")
     return judged
 
 
@@ -168,7 +178,7 @@ def require(fields: Mapping[str, Any], message: Message) -> None:
     """
     for name in sorted(message.required):
         if not fields.get(name):
-            raise InvalidInput(name, "is required")
+            raise _missing(name)
 
 
 def _load(raw: bytes) -> object:
@@ -230,7 +240,7 @@ def _check_object(value: object, message: Message, at: str) -> JsonObject:
 
 def _check_list(value: object, expected: ListOf, name: str) -> None:
     if not isinstance(value, list):
-        raise InvalidInput(name, "expected a list")
+        raise _mistyped(name, value, "a list")
     for item in value:
         _check_object(item, expected.message, name)
 
@@ -238,10 +248,10 @@ def _check_list(value: object, expected: ListOf, name: str) -> None:
 def _check_scalar(value: object, expected: Scalar, name: str) -> None:
     if expected is Scalar.BOOLEAN:
         if not isinstance(value, bool):
-            raise InvalidInput(name, "expected true or false")
+            raise _mistyped(name, value, "true or false")
         return
     if not isinstance(value, str):
-        raise InvalidInput(name, "expected a string")
+        raise _mistyped(name, value, "a string")
     _check_text(value, name)
     if expected is Scalar.ALIAS:
         check_alias(value, field=name)
@@ -249,6 +259,18 @@ def _check_scalar(value: object, expected: Scalar, name: str) -> None:
         check_version(value, field=name)
 
 
+def _missing(name: str) -> InvalidInput:
+    return InvalidInput(name, f"Missing value for required parameter '{name}'.")
+
+
+def _mistyped(name: str, value: object, expected: str) -> InvalidInput:
+    """``null`` is protobuf's word for a field that is not set."""
+    if value is None:
+        return _missing(name)
+    shown = json.dumps(value)[:MAX_SHOWN]
+    return InvalidInput(name, f"Invalid value {shown} for parameter '{name}' supplied: expected {expected}")
+
+
 def _shown(key: str) -> str:
     """A caller's own key, fit for a message: short and printable."""
-    return key[:80].encode("unicode_escape").decode("ascii")
+    return key[:MAX_SHOWN].encode("unicode_escape").decode("ascii")

@@ -13,7 +13,7 @@ from time import monotonic
 
 import structlog
 
-from app.domain.admission import Limits, WaitingRoom
+from app.domain.admission import Limits, Pace, WaitingRoom
 from app.domain.errors import Overloaded, TooManyRequests, UpstreamUnavailable
 from app.domain.lanes import QUEUED, Lane
 from app.proxy.forwarding import Upstream
@@ -45,10 +45,15 @@ class Worker:
     moved_at: float = 0
     """When it last was given its first request or answered one, on the monotonic clock."""
     last_chosen: int = 0
+    pace: Pace = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pace = Pace(self.limits.total)
 
     def has_room(self, lane: Lane) -> bool:
         """Whether it may be given one more request."""
-        return self.is_up and self.busy < self.limits.total and self.of_lane[lane] < self.limits.of_lane[lane]
+        most = self.limits.of_lane.get(lane)
+        return self.is_up and self.busy < self.pace.limit and (most is None or self.of_lane[lane] < most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +68,26 @@ class Sizes:
 class Place:
     """A place at one MLflow worker. Given back once, when its answer has begun."""
 
-    __slots__ = ("_admission", "_held", "lane", "waited", "worker")
+    __slots__ = ("_admission", "_held", "_since", "lane", "waited", "worker")
 
     def __init__(self, admission: Admission, worker: Worker, lane: Lane, *, waited: bool = False) -> None:
         self._admission = admission
         self._held = True
+        self._since = monotonic()
         self.worker = worker
         self.lane = lane
         self.waited = waited
 
+    def began(self) -> None:
+        """MLflow begins to answer. What happens to a slow caller from now on is no burden for it: make room, but for a
+        file, which is on its way until its end.
+        """
+        if self.lane is not Lane.STREAM:
+            self.worker.pace.observe(monotonic() - self._since, self.worker.busy)
+            self.release()
+
     def release(self) -> None:
-        """Make room for the next. What happens to a slow caller from now on is no burden for MLflow."""
+        """Make room for the next."""
         if self._held:
             self._held = False
             self._admission.released(self.worker, self.lane)
@@ -96,7 +110,7 @@ class _Waiter:
 
 
 class Admission:
-    """Shares the places at MLflow's workers among requests.
+    """Shares the places at MLflow's workers among requests, in one event loop.
 
     Args:
         upstreams: servers of one worker each on the same database.
@@ -114,6 +128,7 @@ class Admission:
         self._sizes = sizes
         self._room: WaitingRoom[_Waiter] = WaitingRoom(size=sizes.queue, share=sizes.share)
         self._chosen = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._mean_s = 0.1
         """Seconds between two releases, a moving mean: what ``Retry-After`` is guessed from."""
         self._released_at = monotonic()
@@ -173,7 +188,8 @@ class Admission:
         return None if up == len(self.workers) else f"{up} of {len(self.workers)} servers"
 
     async def _wait(self, lane: Lane, principal: Hashable) -> Place:
-        waiter = _Waiter(lane, principal, asyncio.get_running_loop().create_future())
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        waiter = _Waiter(lane, principal, loop.create_future())
         try:
             self._room.enter(lane, principal, waiter)
         except (TooManyRequests, Overloaded) as error:
@@ -181,21 +197,25 @@ class Admission:
             ADMISSION_REJECTIONS.labels(reason="share" if isinstance(error, TooManyRequests) else "full").inc()
             raise
         began = monotonic()
+        deadline = loop.call_later(self._sizes.deadline_s, self._expire, waiter)
         try:
-            async with asyncio.timeout(self._sizes.deadline_s):
-                worker = await waiter.admitted
-        except TimeoutError:
-            self._give_up(waiter)
-            ADMISSION_REJECTIONS.labels(reason="deadline").inc()
-            raise Overloaded(
-                f"MLflow is busy: nothing was free within {self._sizes.deadline_s:g} s.",
-                retry_after_s=self._retry_after(),
-            ) from None
+            worker = await waiter.admitted
         except asyncio.CancelledError:
             self._give_up(waiter)
             raise
+        finally:
+            deadline.cancel()
         self._waited[lane].observe(monotonic() - began)
         return Place(self, worker, lane, waited=True)
+
+    def _expire(self, waiter: _Waiter) -> None:
+        """It waited too long."""
+        if waiter.admitted.done():
+            return
+        self._room.leave(waiter.lane, waiter.principal, waiter)
+        ADMISSION_REJECTIONS.labels(reason="deadline").inc()
+        why = f"MLflow is busy: nothing was free within {self._sizes.deadline_s:g} s."
+        waiter.admitted.set_exception(Overloaded(why, retry_after_s=self._retry_after()))
 
     def _give_up(self, waiter: _Waiter) -> None:
         """Leave the line; who was admitted in the same moment gives the place back."""
@@ -234,7 +254,7 @@ class Admission:
         if not up:
             raise self._away()
         worker = min(up, key=lambda each: (each.of_lane[Lane.STREAM], each.last_chosen))
-        if worker.of_lane[Lane.STREAM] >= worker.limits.of_lane[Lane.STREAM]:
+        if worker.of_lane[Lane.STREAM] >= worker.limits.of_lane.get(Lane.STREAM, 1):
             ADMISSION_REJECTIONS.labels(reason="streams").inc()
             raise Overloaded("Too many files are being sent and received at once.", retry_after_s=self._retry_after())
         return worker

@@ -34,10 +34,11 @@ class Inbound:
     after that by a watcher.
     """
 
-    def __init__(self, receive: Receive, *, idle_s: float = 60) -> None:
+    def __init__(self, receive: Receive, *, loop: asyncio.AbstractEventLoop | None = None, idle_s: float = 60) -> None:
         self._receive = receive
         self._idle_s = idle_s
-        self._owner = asyncio.current_task()
+        self._loop = loop or asyncio.get_running_loop()
+        self._owner = asyncio.current_task(self._loop)
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
         self.is_read = False
@@ -96,7 +97,7 @@ class Inbound:
     def watch(self) -> None:
         """From now on, or a moment later, cancel whoever serves the request when the caller disconnects."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._begin_to_watch)
+            self._timer = self._loop.call_later(_WATCH_AFTER_S, self._begin_to_watch)
 
     def close(self) -> None:
         """The request was served; nobody is cancelled any more."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from app.domain.errors import UpstreamNotReached
-from app.domain.lanes import Lane
 from app.domain.routes import Route
 from app.ports import Assertion
 from app.proxy.admission import Admission
@@ -109,15 +108,11 @@ class Carrier:
             try:
                 if place.waited and not plan.is_upload:
                     await guard()
-                began = _nothing if plan.lane is Lane.STREAM else place.release
-                await place.worker.upstream.forward(request(), exchange.inbound, exchange.answer, began=began)
+                upstream = place.worker.upstream
+                await upstream.forward(request(), exchange.inbound, exchange.answer, began=place.began)
             except UpstreamNotReached:
                 place.not_reached()
             else:
                 return
             finally:
                 place.release()
-
-
-def _nothing() -> None:
-    """A file is on its way until its end."""

@@ -94,21 +94,30 @@ class Upstream:
             UpstreamNotReached: no connection can be made. UpstreamUnavailable: it does not begin an answer in time.
             AnswerBroken: its answer ended early. CountersignError: why the caller's body did.
         """
+        response = None
         try:
             # One deadline for whatever MLflow has to do next; each thing that it did moves it.
             async with asyncio.timeout(request.timeout_s) as deadline:
                 response = await self._ask(request, inbound, deadline)
                 began()
-                try:
-                    await self._pass_on(response, answer, request, deadline)
-                finally:
-                    response.close()  # gives the connection back if the answer was read to its end, else cuts it
+                self._check_trust(response)
+                if request.rewrite and response.status == 200:
+                    await _rewrite(response, answer, self._headers(response, request), request.rewrite, deadline)
+                    return
+                if not response.content.is_eof():
+                    await _stream(response, answer, self._headers(response, request), request.timeout_s, deadline)
+                    return
+            await answer.start(response.status, self._headers(response, request))
+            await answer.finish(response.content.read_nowait())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if answer.started:
                 raise AnswerBroken(type(error).__name__) from None
             if isinstance(error, TimeoutError):
                 raise UpstreamUnavailable(f"MLflow did not answer within {request.timeout_s:g} s.") from None
             raise UpstreamUnavailable("MLflow broke off its answer.") from None
+        finally:
+            if response is not None:
+                response.close()  # gives the connection back if the answer was read to its end, else cuts it
 
     async def probe(self, target: str, *, headers: Sequence[tuple[str, str]], timeout_s: float) -> tuple[int, str]:
         """The status of a GET, and the first of its text.
@@ -150,29 +159,13 @@ class Upstream:
             _log.warning("upstream_broke_off", upstream=self.url, error=type(error).__name__)
             raise UpstreamUnavailable("MLflow broke off.") from None
 
-    async def _pass_on(
-        self, response: aiohttp.ClientResponse, answer: Outbound, request: UpstreamRequest, deadline: asyncio.Timeout
-    ) -> None:
+    def _check_trust(self, response: aiohttp.ClientResponse) -> None:
         if response.status == 401 and response.headers.get("WWW-Authenticate") == _NOT_US:
             _log.error("upstream_refuses_assertion", upstream=self.url)
             raise UpstreamUnavailable("MLflow does not take our word: is COUNTERSIGN_ASSERTION_SECRET the same there?")
-        headers = outward(response.raw_headers, self.url, request.protective)
-        if request.rewrite and response.status == 200:
-            body = request.rewrite(await response.read())
-            await answer.answer(200, [pair for pair in headers if pair[0] != b"content-length"], body)
-            return
-        await answer.start(response.status, headers)
-        loop = asyncio.get_running_loop()
-        content = response.content
-        deadline.reschedule(loop.time() + request.timeout_s)
-        while chunk := await content.readany():
-            deadline.reschedule(None)  # a slow caller is not MLflow's fault
-            if content.at_eof():
-                await answer.finish(chunk)
-                return
-            await answer.write(chunk)
-            deadline.reschedule(loop.time() + request.timeout_s)
-        await answer.finish()
+
+    def _headers(self, response: aiohttp.ClientResponse, request: UpstreamRequest) -> list[tuple[bytes, bytes]]:
+        return outward(response.raw_headers, self.url, request.protective)
 
     def _opened(self) -> aiohttp.ClientSession:
         """The session, opened in the loop that first asks."""
@@ -204,3 +197,37 @@ def _paced(
                 deadline.reschedule(loop.time() + timeout_s)
 
     return parts()
+
+
+async def _rewrite(
+    response: aiohttp.ClientResponse,
+    answer: Outbound,
+    headers: list[tuple[bytes, bytes]],
+    rewrite: Rewrite,
+    deadline: asyncio.Timeout,
+) -> None:
+    body = rewrite(await response.read())
+    deadline.reschedule(None)
+    await answer.answer(200, [pair for pair in headers if pair[0] != b"content-length"], body)
+
+
+async def _stream(
+    response: aiohttp.ClientResponse,
+    answer: Outbound,
+    headers: list[tuple[bytes, bytes]],
+    timeout_s: float,
+    deadline: asyncio.Timeout,
+) -> None:
+    """Pass an answer on while it arrives. The time that the caller takes is not counted."""
+    loop = asyncio.get_running_loop()
+    deadline.reschedule(None)
+    await answer.start(response.status, headers)
+    deadline.reschedule(loop.time() + timeout_s)
+    while chunk := await response.content.readany():
+        deadline.reschedule(None)
+        if response.content.at_eof():
+            await answer.finish(chunk)
+            return
+        await answer.write(chunk)
+        deadline.reschedule(loop.time() + timeout_s)
+    await answer.finish()

@@ -60,7 +60,7 @@ Observe = Callable[[str, str, int, float], None]
 
 
 class Proxy:
-    """An ASGI application for MLflow's paths.
+    """An ASGI application for MLflow's paths, of one event loop.
 
     Args:
         admission: shares MLflow's workers among requests.
@@ -93,6 +93,7 @@ class Proxy:
         self._denied = denied
         self._observe = observe
         self._limits = limits
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._carrier = Carrier(admission, assertion, public_url=self._public_url, limits=limits)
         routes = tuple(routes_with(openings))
         self._match = Matcher(routes).match
@@ -108,7 +109,9 @@ class Proxy:
         if scope["type"] != "http":
             raise ValueError(f"the proxy serves http, not {scope['type']}")
         started = perf_counter()
-        inbound = Inbound(receive, idle_s=self._limits.idle_s)
+        # Asked once: Python 3.11 makes a system call to answer which loop is running.
+        self._loop = self._loop or asyncio.get_running_loop()
+        inbound = Inbound(receive, loop=self._loop, idle_s=self._limits.idle_s)
         exchange = Exchange(scope, inbound, Outbound(send, before_end=inbound.close), _shown(scope["raw_path"]))
         try:
             await self._answer(exchange)

@@ -2,9 +2,9 @@
 
 A line is the methods, the path (``*/`` stands for both ``/api/`` and ``/ajax-api/``), and for what is judged
 ``message=`` (the request message, ``app/domain/routes/messages.py``), ``body=graphql`` or ``body=trace``, ``guard=``
-and ``query=`` (the parameters a guard is asked with), and ``answer=`` (the JSON that is answered here). HEAD is listed where MLflow answers it without reading a body;
-elsewhere it reads its parameters from the body of a HEAD (measured on MLflow 3.17), so it is unknown. OPTIONS is
-unknown everywhere: no browser of another origin is served.
+and ``query=`` (the parameters a guard is asked with), and ``answer=`` (the JSON that is answered here). HEAD is listed
+where MLflow answers it without reading a body; elsewhere it reads its parameters from the body of a HEAD (measured on
+MLflow 3.17), so it is unknown. OPTIONS is unknown everywhere: no browser of another origin is served.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from app.domain.admission import PATIENCE, Limits, WaitingRoom
+from app.domain.admission import MOST_AT_ONCE, PATIENCE, Limits, Pace, WaitingRoom
 from app.domain.errors import Overloaded, TooManyRequests
 from app.domain.lanes import QUEUED, Lane, is_upload, lane_of, timeout_of
 from app.domain.routes import ROUTES, RouteClass
@@ -160,6 +160,37 @@ def test_a_limit_that_admits_nobody_is_refused(none: int) -> None:
         Limits(none, dict.fromkeys(Lane, 1))
     with pytest.raises(ValueError, match="forever"):
         Limits(1, {**dict.fromkeys(Lane, 1), Lane.NESTED: none})
+
+
+def paced(service_s: float, at_once: int, *, least: int = 2) -> Pace:
+    pace = Pace(least)
+    for _ in range(200):
+        pace.observe(service_s, at_once)
+    return pace
+
+
+@given(st.floats(0.004, 100), st.integers(1, 3))
+def test_mlflow_is_given_the_least_number_however_long_it_takes(work_s: float, at_once: int) -> None:
+    assert paced(work_s * at_once, at_once).limit == 2
+
+
+def test_a_worker_that_answers_at_once_is_given_as_many_as_it_answers_in_four_milliseconds() -> None:
+    assert paced(0.0002, 1).limit == pytest.approx(20, abs=1)
+    assert paced(0.0002 * 20, 20).limit == pytest.approx(20, abs=1)
+
+
+@given(st.floats(0, 100, allow_nan=False), st.integers(1, 64), st.integers(1, 100))
+def test_the_limit_stays_within_its_bounds(service_s: float, at_once: int, least: int) -> None:
+    assert least <= paced(service_s, at_once, least=least).limit <= max(least, MOST_AT_ONCE)
+
+
+def test_a_worker_that_becomes_slow_is_soon_given_the_least_number_again() -> None:
+    pace = paced(0.0001, 1)
+    assert pace.limit > 30
+    for _ in range(20):
+        pace.observe(0.2, 30)
+
+    assert pace.limit == 2
 
 
 def test_writes_that_take_two_connections_have_a_lane_of_their_own() -> None:

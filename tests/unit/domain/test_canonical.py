@@ -200,7 +200,7 @@ def test_a_query_is_decoded_and_written_afresh() -> None:
     assert parse_qsl(serialise_query(parameters), keep_blank_values=True) == parameters
 
 
-@pytest.mark.parametrize("raw", [b"a=%ff", b"\xff=1", b"a=%00", b"&".join([b"a=1"] * 1001)])
+@pytest.mark.parametrize("raw", [b"a=%ff", b"\xff=1", b"a=%00", b"&".join([b"a=1"] * 2001)])
 def test_a_query_that_is_not_text_is_refused(raw: bytes) -> None:
     with pytest.raises(InvalidInput):
         canonical_query(raw)
@@ -337,11 +337,26 @@ def test_the_error_names_the_field_and_shows_it_printably() -> None:
     assert len(caught.value.message) < 200
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"name": 123}, "Invalid value 123 for parameter 'name' supplied"),
+        ({"name": ["x" * 500]}, 'Invalid value ["' + "x" * 78 + " for parameter 'name' supplied"),
+        ({"name": None}, "Missing value for required parameter 'name'."),
+    ],
+)
+def test_what_mlflow_would_refuse_too_is_refused_in_its_words(fields: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse_message(encode(fields), ALIAS)
+
+    assert words in caught.value.message
+
+
 def test_an_empty_body_sets_no_field_and_then_the_required_ones_are_missed() -> None:
     assert parse_message(b"", ALIAS) == {}
-    with pytest.raises(InvalidInput, match="alias: is required"):
+    with pytest.raises(InvalidInput, match="alias: Missing value for required parameter 'alias'"):
         require({}, ALIAS)
-    with pytest.raises(InvalidInput, match="name: is required"):
+    with pytest.raises(InvalidInput, match="name: Missing value for required parameter 'name'"):
         require({**GOOD, "name": ""}, ALIAS)
 
 
