@@ -20,7 +20,7 @@ _WATCH_AFTER_S = 0.05
 """Most answers are there sooner; a task for each request would cost more than it saves."""
 
 
-_DISCARD_BYTES, _DISCARD_S = 64 * 1024 * 1024, 5
+_DISCARD_BYTES, _DISCARD_S, _DISCARD_IDLE_S = 64 * 1024 * 1024, 5, 0.5
 
 
 class ClientDisconnected(Exception):
@@ -87,6 +87,7 @@ class Inbound:
         9112 section 9.6).
         """
         discarded = 0
+        self._idle_s = _DISCARD_IDLE_S
         with suppress(ClientDisconnected, TooSlow, TimeoutError):
             async with asyncio.timeout(_DISCARD_S):
                 async for chunk in self.chunks():

@@ -231,7 +231,9 @@ class RegistryGuard:
 
     async def _logged_model_create(self, principal: Principal, fields: _Fields) -> Ruling:
         """Where a version is looked up in its run at each load, a new logged model of that run is its content."""
-        for holder in await self._holders.unknown():
+        async with self._unit_of_work() as work:
+            policies = await work.policies.in_force()
+        for holder in await self._holders.unknown(policies):
             if holder.looked_up and _same(fields.get("source_run_id", ""), holder.looked_up[0]):
                 await self._refuse_if_held(holder, f"Run {holder.looked_up[0]}", "given another logged model")
         return Forward()
@@ -240,7 +242,8 @@ class RegistryGuard:
         model_id = check_identifier(fields["model_id"], field="model_id")
         async with self._unit_of_work() as work:
             _refuse(await work.aliases.governing_logged_model(model_id), f"Logged model {model_id}", "deleted")
-        for holder in await self._holders.unknown():
+            policies = await work.policies.in_force()
+        for holder in await self._holders.unknown(policies):
             if holder.rests_on_logged_model(model_id):
                 await self._refuse_if_held(holder, f"Logged model {model_id}", "deleted")
         return Forward()
@@ -256,7 +259,8 @@ class RegistryGuard:
     async def _artifact_untouched(self, path: str) -> None:
         async with self._unit_of_work() as work:
             _refuse(await work.aliases.governing_artifacts(ancestors(path)), f"Artifact {path}", "written")
-        for holder in await self._holders.unknown():
+            policies = await work.policies.in_force()
+        for holder in await self._holders.unknown(policies):
             if holder.rests_on_artifact(path):
                 await self._refuse_if_held(holder, f"Artifact {path}", "written")
 
@@ -266,16 +270,18 @@ class RegistryGuard:
             governance = await work.aliases.governing_artifacts(ancestors(path)) or await work.aliases.governing_below(
                 path
             )
+            policies = await work.policies.in_force()
         if governance:
             raise Governed(f"Artifact path {path} cannot {what}: {_because(governance)}.", **_named(governance))
-        for holder in await self._holders.unknown():
+        for holder in await self._holders.unknown(policies):
             if (holder.rests_on_artifact(path) or holder.lies_below(path)) and await self._holders.still_holds(holder):
                 raise Governed(f"Artifact path {path} cannot {what}: {holder.why}.", policy=holder.policy)
 
     async def _run_untouched(self, run_id: str, how: str) -> None:
         async with self._unit_of_work() as work:
             _refuse(await work.aliases.governing_run(run_id), f"Run {run_id}", how)
-        for holder in await self._holders.unknown():
+            policies = await work.policies.in_force()
+        for holder in await self._holders.unknown(policies):
             if holder.rests_on_run(run_id):
                 await self._refuse_if_held(holder, f"Run {run_id}", how)
 

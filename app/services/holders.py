@@ -99,13 +99,12 @@ class AliasHoldersInMlflow:
             self._renewal[1].cancel()
             await asyncio.gather(self._renewal[1], return_exceptions=True)
 
-    async def unknown(self) -> Sequence[AliasHolder]:
-        """Every holder of a protected alias that the ledger does not know.
+    async def unknown(self, policies: list[Policy]) -> Sequence[AliasHolder]:
+        """Every holder of an alias that ``policies``, those in force, protect, and that the ledger does not know.
 
         Raises:
             UpstreamUnavailable: there is no picture that may be used, and MLflow cannot be asked for one.
         """
-        policies = await self._policies()
         revisions = _revisions(policies)
         picture, now = self._picture, self._clock.now()
         if picture is None or picture.revisions != revisions or now - picture.taken_at > STALE:
