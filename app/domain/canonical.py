@@ -116,7 +116,7 @@ def judged_parameters(parameters: Sequence[tuple[str, str]], names: Sequence[str
     judged: dict[str, str] = {}
     for name, value in parameters:
         if name not in names or name in judged:
-            raise InvalidInput(name, f"expected only {' and '.join(names)}, each once")
+            raise InvalidInput(name, f"expected only {' and '.join(names)}, each once" if names else "is not expected")
         judged[name] = value
     for name in names:
         if not judged.get(name):

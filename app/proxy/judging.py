@@ -82,7 +82,7 @@ async def judge(exchange: Exchange, match: Match, *, json_limit: int) -> Judgeme
     target = f"{path}?{written}" if written else path
     if route.guard is None:
         return Judgement(target)
-    parameters = judged_parameters(query, route.judged_query) if route.judged_query else {}
+    parameters = judged_parameters(query, route.judged_query)
     return Judgement(target, asked=_asked(route.guard, {**match.params, **parameters}))
 
 

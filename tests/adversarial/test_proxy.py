@@ -327,6 +327,14 @@ def test_no_file_of_any_size_gets_past_its_guard(site: Site, size: int, is_chunk
     site.refused(exchange(site.door.url, put(size, is_chunked=is_chunked)), 403, "PERMISSION_DENIED")
 
 
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_a_query_beside_the_path_of_an_artifact_is_refused(site: Site, method: str) -> None:
+    answer = site.send(method, f"{ARTIFACTS}/1/a?path=1%2Fb", body=b"x" if method == "PUT" else b"")
+
+    site.refused(answer, 400, "INVALID_PARAMETER_VALUE")
+    assert answer.json()["message"] == "path: is not expected"
+
+
 def test_a_file_without_a_body_is_judged_too(site: Site) -> None:
     site.door.guard.ruling = Governed("A promotion rests on it.")
 
