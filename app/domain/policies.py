@@ -50,11 +50,7 @@ class Policy:
     targets: tuple[str, ...] = ()
 
     def protects(self, model: str, alias: str) -> bool:
-        return self.covers(model) and fnmatchcase(fold(alias), fold(self.alias))
-
-    def covers(self, model: str) -> bool:
-        """Whether some alias of ``model`` is protected."""
-        return fnmatchcase(fold(model), fold(self.models))
+        return fnmatchcase(fold(model), fold(self.models)) and fnmatchcase(fold(alias), fold(self.alias))
 
 
 DEFAULT_POLICY = Policy(

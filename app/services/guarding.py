@@ -152,17 +152,13 @@ class RegistryGuard:
         return Forward()
 
     async def _stage_transition(self, principal: Principal, fields: _Fields) -> Ruling:
-        """``models:/m/Production`` would be a second, ungoverned pointer."""
-        names = await self._names(fields["name"])
-        async with self._unit_of_work() as work:
-            policies = await work.policies.in_force()
-        for policy in policies:
-            if any(policy.covers(name) for name in names):
-                raise Governed(
-                    f"Model '{fields['name']}' is governed by policy '{policy.name}': stages, which MLflow has "
-                    f"deprecated, would be a second way to name what is in {policy.alias}. Use aliases.",
-                    policy=policy.name,
-                )
+        """``models:/m/Production`` would be a second, ungoverned pointer beside an alias of that name."""
+        if policy := await self._policy(fields["name"], fields["stage"]):
+            raise Governed(
+                f"Alias '{policy.alias}' of model '{fields['name']}' is governed by policy '{policy.name}': a stage of "
+                f"that name, which MLflow has deprecated, would be a second way to name what is there. Use aliases.",
+                policy=policy.name,
+            )
         return Forward()
 
     async def _model_tag(self, principal: Principal, fields: _Fields) -> Ruling:

@@ -340,6 +340,16 @@ def test_a_version_that_cannot_be_pinned_is_registered_and_never_promoted(
     assert mlflow_server.holder(model) is None
 
 
+@pytest.mark.parametrize("stage", ["Production", "production", "Staging", "Archived"])
+def test_only_a_stage_with_the_name_of_a_protected_alias_is_refused(
+    service: Countersign, model: str, stage: str
+) -> None:
+    body = {"name": model, "version": "1", "stage": stage, "archive_existing_versions": False}
+    answer = native(service, "administrator", "POST", f"{MLFLOW}/model-versions/transition-stage", body)
+
+    assert answer.status_code == (403 if stage.lower() == "production" else 200), answer.text
+
+
 @pytest.mark.parametrize(
     "source",
     ["http://evil.example/a", "ftp://evil.example/a", "/etc", "file:///etc", "mlflow-artifacts://evil.example/a"],

@@ -146,14 +146,6 @@ def test_a_further_approval_never_makes_less_of_what_was_given(
 # What people write.
 
 
-def test_a_policy_covers_a_model_whatever_the_pattern_of_its_alias() -> None:
-    policy = Policy("p", 1, "fraud-*", "[pq]roduction", (ApprovalRule("r", 1, people=frozenset({"a"})),))
-    assert policy.covers("FRAUD-eu")
-    assert not policy.covers("churn")
-    assert policy.protects("fraud-eu", "production")
-    assert not policy.protects("fraud-eu", "staging")
-
-
 def test_a_policy_reads_back_what_it_writes() -> None:
     written = Policy(
         "p",
