@@ -7,7 +7,6 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import structlog
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_fastapi_instrumentator import Instrumentator
@@ -17,7 +16,7 @@ from app.proxy.asgi import Event, Receive, Scope, Send
 from app.routers import aliases, deployments, operations, promotions, records, resolution
 from app.routers.problems import bounded, install_problem_handlers
 from app.settings import Settings
-from app.telemetry import new_request_id
+from app.telemetry import REQUEST_ID, new_request_id
 
 OURS = re.compile(r"/(?:control|console|auth|\.well-known|livez|readyz|metrics)(?:/.*)?", re.DOTALL)
 """Paths that are ours; every other one is MLflow's."""
@@ -53,7 +52,7 @@ class Application:
             return
         shown_id = new_request_id()
         request_id = shown_id.encode()
-        structlog.contextvars.bind_contextvars(request_id=shown_id)
+        REQUEST_ID.set(shown_id)
 
         async def send_with_id(event: Event) -> None:
             if event["type"] == "http.response.start":

@@ -6,6 +6,7 @@ import itertools
 import logging
 import secrets
 import sys
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import structlog
@@ -39,6 +40,9 @@ JOBS = Counter("countersign_jobs_total", "Jobs the worker ran.", ["task", "outco
 DELIVERIES = Counter("countersign_delivery_attempts_total", "Attempts to deliver a webhook.", ["outcome"])
 PROMOTIONS = Gauge("countersign_promotions", "Promotions that wait for somebody or something.", ["state"])
 
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the request that is being served; each has a context of its own."""
+
 _PROCESS, _NUMBERS = secrets.token_hex(4), itertools.count(1)
 
 _SECRET_WORDS = ("authorization", "token", "secret", "password", "cookie", "signature")
@@ -48,6 +52,7 @@ def configure_logging(*, log_format: str, log_level: str) -> None:
     """Everything that this process logs goes to stderr as one event a line, ours and our libraries'."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _with_request_id,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(allow=()),
@@ -92,6 +97,12 @@ def _without_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> 
     for key in event:
         if any(word in key.lower() for word in _SECRET_WORDS):
             event[key] = "***"
+    return event
+
+
+def _with_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if request_id := REQUEST_ID.get():
+        event["request_id"] = request_id
     return event
 
 

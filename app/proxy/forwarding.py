@@ -48,7 +48,7 @@ class AnswerBroken(Exception):
     """MLflow's answer ended early, after its head was passed on. The connection to the caller must be cut."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UpstreamRequest:
     """What is asked of MLflow. ``target`` is an encoded path and query."""
 

@@ -96,7 +96,7 @@ class Proxy:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._carrier = Carrier(admission, assertion, public_url=self._public_url, limits=limits)
         routes = tuple(routes_with(openings))
-        self._match = Matcher(routes).match
+        self._matcher = Matcher(routes)
         https = self._public_url.startswith("https:")
         self._plans = {
             (route.method, route.template): plan_of(route, limits, https=https, openings=openings) for route in routes
@@ -169,19 +169,25 @@ class Proxy:
             return
         await self._carrier.carry(exchange, route, plan, judgement, guard)
 
-    async def _ask_guard(self, guard: Guard | None, principal: Principal | None, asked: Mapping[str, str]) -> Ruling:
+    async def _ask_guard(
+        self, guard: Guard | None, principal: Principal | None, asked: Mapping[str, str] | None
+    ) -> Ruling:
         if guard is None:
             return Forward()
         assert principal is not None  # a guarded route has a permission
+        assert asked is not None  # and was judged
         return await self._guard.check(guard, principal, asked)
 
     def _classify(self, exchange: Exchange) -> CountersignError | None:
         """Find the route, or say what is wrong; it is not said aloud before the caller is known."""
-        try:
-            exchange.path = canonical_path(exchange.scope["raw_path"])
-        except InvalidInput as error:
-            return error
-        exchange.match = self._match(exchange.method, exchange.path)
+        raw_path: bytes = exchange.scope["raw_path"]
+        exchange.match = self._matcher.match_plain(exchange.method, raw_path)
+        if exchange.match is None:
+            try:
+                exchange.path = canonical_path(raw_path)
+            except InvalidInput as error:
+                return error
+            exchange.match = self._matcher.match(exchange.method, exchange.path)
         if exchange.match is None or exchange.match.route.decision is Decision.ABSENT:
             return UnknownRoute(f"There is no {exchange.method} {exchange.path[:200]} here.")
         return None

@@ -52,6 +52,7 @@ _REPLACED = {b"content-security-policy-report-only", *(name for name, _ in prote
 _NEVER_OUTWARD = _HOP_BY_HOP | _REPLACED | {b"server", b"date"}
 """The server under the gateway writes its own ``Server`` and ``Date``."""
 
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _OUR_COOKIES = ("countersign", "__host-countersign", "__secure-countersign")
 _HEADER_COOKIES = "mlflow-request-header-"
 """MLflow's web interface sends a cookie of this name as a header, ``…-Authorization`` among them."""
@@ -120,12 +121,14 @@ def without(headers: list[tuple[str, str]], name: str) -> list[tuple[str, str]]:
 
 def has_body(headers: Headers) -> bool:
     """Whether a body follows (RFC 9112 section 6.3)."""
+    if not any(name in _FRAMING for name, _ in headers):
+        return False
     return one(headers, b"content-length") not in {None, b"0"} or one(headers, b"transfer-encoding") is not None
 
 
 def announces_body(headers: Headers) -> bool:
     """Whether something says, rightly or not, that a body follows."""
-    return any(name in {b"content-length", b"transfer-encoding"} and value != b"0" for name, value in headers)
+    return any(name in _FRAMING and value != b"0" for name, value in headers)
 
 
 def declared_length(headers: Headers) -> int | None:
@@ -162,10 +165,10 @@ def check_origin(scope: Scope, public_url: str) -> None:
     Raises:
         Forbidden: the ``Origin`` is not that of ``public_url``.
     """
-    origin = one(scope["headers"], b"origin")
-    if origin is None or scope["method"] in {"GET", "HEAD"}:
+    if scope["method"] in {"GET", "HEAD"}:
         return
-    if _origin(origin.decode("latin-1")) != _origin(public_url):
+    origin = one(scope["headers"], b"origin")
+    if origin is not None and _origin(origin.decode("latin-1")) != _origin(public_url):
         raise Forbidden("A page of another origin cannot change anything here.")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 from app.domain.access import Permission
@@ -39,7 +39,7 @@ _ARTIFACT_GUARDS = {Guard.ARTIFACT_WRITE, Guard.ARTIFACT_DELETE, Guard.RUN_ARTIF
 Query = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Judgement:
     """What MLflow shall be asked, and what must be true before."""
 
@@ -47,7 +47,7 @@ class Judgement:
     """The encoded path and query."""
     body: bytes | None = None
     """A body written afresh, if the caller's was judged."""
-    asked: Mapping[str, str] = field(default_factory=dict)
+    asked: Mapping[str, str] | None = None
     """The fields that the guard is asked with."""
     judged: Judged | None = None
     """What MLflow's side shall check that it understands too."""

@@ -39,6 +39,11 @@ class Matcher:
         for route in listed:
             if "<" not in route.template and (match := self._walk(route.method, route.template)):
                 self._plain[route.method, route.template] = match
+        self._plain_raw = {(method, template.encode()): match for (method, template), match in self._plain.items()}
+
+    def match_plain(self, method: str, raw_path: bytes) -> Match | None:
+        """The route without parameters whose template is spelt exactly so; canonical as it stands."""
+        return self._plain_raw.get((method, raw_path))
 
     def match(self, method: str, path: str) -> Match | None:
         """The route of ``method`` and canonical ``path``, or none: unknown means no."""
