@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-NEWS = pytest.StashKey[dict[str, list[str]]]()
+from tests.architecture.mlflow_versions import DIFFERENCES
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[NEWS] = {}
-
-
-@pytest.fixture(scope="session")
-def news(pytestconfig: pytest.Config) -> dict[str, list[str]]:
-    """By version of MLflow, what it does otherwise than the table of routes says. Shown after the tests."""
-    return pytestconfig.stash[NEWS]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for version, findings in config.stash[NEWS].items():
-        terminalreporter.section(f"MLflow {version} differs in {len(findings)} ways, each decided safely")
-        for finding in findings:
-            terminalreporter.line(finding)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    # Properties of reports reach this process from whichever one ran the test.
+    reports = [report for category in ("passed", "failed") for report in terminalreporter.stats.get(category, ())]
+    for name, findings in (pair for report in reports for pair in report.user_properties):
+        if name.startswith(DIFFERENCES):
+            version = name.removeprefix(DIFFERENCES)
+            terminalreporter.section(f"MLflow {version} differs in {len(findings)} ways, each decided safely")
+            for finding in findings:
+                terminalreporter.line(finding)

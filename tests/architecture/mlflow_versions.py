@@ -34,6 +34,9 @@ OPEN = {Decision.PUBLIC, Decision.FORWARD, Decision.GUARD}
 Walked = dict[str, Any]
 Pairs = set[tuple[str, str]]
 
+DIFFERENCES = "differences of MLflow "
+"""How the property of a test is named whose value is a list of findings; the version follows."""
+
 
 def walk(python: Path, folder: Path) -> Walked:
     """What the MLflow of the interpreter ``python`` answers to, found by loading it in a process of its own."""

@@ -5,6 +5,7 @@ changed. To the minor version before it, and to the newest, nothing is forwarded
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from app.domain.routes.messages import ListOf, Scalar
 from app.domain.routes.versions import DESCRIBED
 from tests.architecture.mlflow_versions import (
     ARTIFACT_PATHS,
+    DIFFERENCES,
     Pairs,
     Walked,
     difference,
@@ -112,14 +114,14 @@ def test_the_table_describes_the_installed_version(walked: Walked) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("requirement", OTHERS)
 def test_nothing_is_forwarded_to_another_version_that_means_something_else_there(
-    requirement: str, walked: Walked, tmp_path: Path, news: dict[str, list[str]]
+    requirement: str, walked: Walked, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     other = walk(environment_of(requirement, python=sys.executable), tmp_path)
     assert len(pairs(other["native"]) | pairs(other["flask"])) > 400
     assert len(other["auth"]) > 40
     assert len(root_fields(other)) > 5
     found = difference(walked, other)
-    news[found.version] = found.news
+    record_property(DIFFERENCES + found.version, found.news)
 
     assert found.unsafe == []
 
