@@ -11,10 +11,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 from app.adapters.postgres.schema import migrate
 from tests.issuer import Issuer, running_issuer
 from tests.platform import Countersign, MlflowServer, new_countersign, running_mlflow
+
+# No test is about how long something took; an example may wait for the other core.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +60,24 @@ def database_of(postgres: Callable[[str], str], template: str) -> Iterator[str]:
     _administer(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@contextmanager
+def running_service(
+    postgres: Callable[[str], str],
+    template: str,
+    mlflow_server: MlflowServer,
+    issuer: Issuer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Countersign]:
+    """A gateway and a worker on a database of their own."""
+    with (
+        database_of(postgres, template) as url,
+        new_countersign(url, mlflow_server, issuer, tmp_path_factory.mktemp("service")) as service,
+    ):
+        service.start("gateway")
+        service.start("worker")
+        yield service
+
+
 def _administer(postgres: Callable[[str], str], statement: str) -> None:
     with psycopg.connect(postgres("postgres"), autocommit=True) as connection:
         connection.execute(statement)  # type: ignore[call-overload]  # names are ours
@@ -87,13 +110,7 @@ def service(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Countersign]:
     """A gateway and a worker that many tests share, each with models of its own."""
-    folder = tmp_path_factory.mktemp("service")
-    with (
-        database_of(postgres, template_database) as url,
-        new_countersign(url, mlflow_server, issuer, folder) as service,
-    ):
-        service.start("gateway")
-        service.start("worker")
+    with running_service(postgres, template_database, mlflow_server, issuer, tmp_path_factory) as service:
         yield service
 
 

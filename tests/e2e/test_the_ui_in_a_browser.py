@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from playwright.sync_api import Browser
 from app.domain.routes import match
 from app.proxy.asgi import Receive, Scope, Send
 from app.proxy.content_security import protective
+from tests.conftest import running_service
 from tests.e2e.browsing import Visitor, running_browser, visitor
 from tests.e2e.scientist import Told, environment, tell
-from tests.platform import Countersign, MlflowServer
+from tests.issuer import Issuer
+from tests.platform import Countersign, MlflowServer, running_mlflow
 from tests.proxying import serving
 
 HARMLESS = "ResizeObserver loop"
@@ -63,6 +65,25 @@ def views(shown: Told) -> dict[str, View]:
         "prompts": View("/#/prompts", ("Prompts", shown["prompt"])),
         "a prompt": View(f"/#/prompts/{shown['prompt']}", ("Viewing version 1", "Hello {{name}}")),
     }
+
+
+@pytest.fixture(scope="module")
+def mlflow_server() -> Iterator[MlflowServer]:
+    """One of its own: lists show their first page, which the models of other tests would fill."""
+    with running_mlflow() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def service(
+    postgres: Callable[[str], str],
+    template_database: str,
+    mlflow_server: MlflowServer,
+    issuer: Issuer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Countersign]:
+    with running_service(postgres, template_database, mlflow_server, issuer, tmp_path_factory) as service:
+        yield service
 
 
 @pytest.fixture(scope="module")
