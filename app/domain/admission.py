@@ -47,16 +47,17 @@ class Pace:
     """
 
     least: int
+    limit: int = field(init=False)
     work_s: float = WORK_S
     """Seconds of work per request, a moving mean."""
 
-    @property
-    def limit(self) -> int:
-        return min(max(self.least, int(WORK_S / self.work_s)), max(self.least, MOST_AT_ONCE))
+    def __post_init__(self) -> None:
+        self.limit = self.least
 
     def observe(self, service_s: float, at_once: int) -> None:
         """One answer began ``service_s`` after its request was handed over, ``at_once`` being held at its end."""
         self.work_s += _WEIGHT * (max(service_s, _LEAST_S) / at_once - self.work_s)
+        self.limit = max(self.least, min(int(WORK_S / self.work_s), MOST_AT_ONCE))
 
 
 @dataclass(slots=True)

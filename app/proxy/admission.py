@@ -247,7 +247,9 @@ class Admission:
 
     def _freest(self, lane: Lane) -> Worker | None:
         free = [worker for worker in self.workers if worker.has_room(lane)]
-        return min(free, key=_burden) if free else None
+        if len(free) <= 1:
+            return free[0] if free else None
+        return min(free, key=_burden)
 
     def _least_streaming(self) -> Worker:
         up = [worker for worker in self.workers if worker.is_up]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from http.cookies import SimpleCookie
 from typing import Protocol, runtime_checkable
 
 import aiohttp
@@ -28,6 +29,15 @@ _NOT_US = "Countersign"
 _PROBED_BYTES = 1024
 
 Rewrite = Callable[[bytes], bytes]
+
+
+class _NoCookies(aiohttp.DummyCookieJar):
+    """As its parent, without a new empty jar for each request."""
+
+    _none: SimpleCookie = SimpleCookie()
+
+    def filter_cookies(self, request_url: URL) -> SimpleCookie:  # noqa: ARG002 - the interface's
+        return self._none
 
 
 @runtime_checkable
@@ -78,12 +88,13 @@ class Upstream:
         self.url = url.rstrip("/")
         self._connect_timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s)
         self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def close(self) -> None:
         """Close all connections. The next request opens new ones."""
         if self._session:
             await self._session.close()
-            self._session = None
+            self._session = self._loop = None
 
     async def forward(
         self, request: UpstreamRequest, inbound: Inbound, answer: Outbound, *, began: Callable[[], None]
@@ -97,7 +108,7 @@ class Upstream:
         response = None
         try:
             # One deadline for whatever MLflow has to do next; each thing that it did moves it.
-            async with asyncio.timeout(request.timeout_s) as deadline:
+            async with asyncio.Timeout(self._now() + request.timeout_s) as deadline:
                 response = await self._ask(request, inbound, deadline)
                 began()
                 self._check_trust(response)
@@ -167,13 +178,19 @@ class Upstream:
     def _headers(self, response: aiohttp.ClientResponse, request: UpstreamRequest) -> list[tuple[bytes, bytes]]:
         return outward(response.raw_headers, self.url, request.protective)
 
+    def _now(self) -> float:
+        """The time of the loop, which is asked for once: on Python 3.11 that is a system call."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop.time()
+
     def _opened(self) -> aiohttp.ClientSession:
         """The session, opened in the loop that first asks."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 # How many may be open is the business of admission.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
-                cookie_jar=aiohttp.DummyCookieJar(),
+                cookie_jar=_NoCookies(),
                 auto_decompress=False,
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
                 timeout=self._connect_timeout,
