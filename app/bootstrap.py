@@ -113,7 +113,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             health=Health(
                 {
                     "database": database.check_alive,
-                    "mlflow": registry.check_alive,
+                    "mlflow": partial(_check_mlflow, registry, admission),
                     "identity_provider": provider.check_alive,
                 },
                 {"mlflow": admission.note},
@@ -195,6 +195,12 @@ def _trusted_issuer(settings: Settings) -> TrustedIssuer:
         roles=settings.roles,
         service_groups=frozenset(settings.service_groups),
     )
+
+
+async def _check_mlflow(registry: MlflowRegistry, admission: Admission) -> None:
+    """It answers us, and callers are let through to it: that may be known a moment later."""
+    await registry.check_alive()
+    admission.check_alive()
 
 
 def _admission(settings: Settings) -> Admission:

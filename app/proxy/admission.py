@@ -182,6 +182,15 @@ class Admission:
         _log.info("upstream_put_back", upstream=worker.upstream.url)
         self._admit_waiting()
 
+    def check_alive(self) -> None:
+        """Return when some worker is given requests.
+
+        Raises:
+            UpstreamUnavailable: none is.
+        """
+        if not any(worker.is_up for worker in self.workers):
+            raise UpstreamUnavailable("MLflow cannot be reached.")
+
     def note(self) -> str | None:
         """How many workers are up, when not all are."""
         up = sum(worker.is_up for worker in self.workers)
