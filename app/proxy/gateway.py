@@ -199,7 +199,8 @@ class Proxy:
                 await self._denied(exchange.principal, exchange.route, exchange.method, exchange.path, error)
             except Exception:  # noqa: BLE001 - a refusal stands even if nobody can be told of it
                 _log.exception("denied_hook_failed", method=exchange.method, path=exchange.path)
-        if not exchange.inbound.is_read and announces_body(exchange.headers) and closes_after(error, exchange.headers):
+        is_waited_for = exchange.principal is not None and not exchange.inbound.is_read  # strangers are not
+        if is_waited_for and announces_body(exchange.headers) and closes_after(error, exchange.headers):
             await exchange.inbound.discard()
         await answer_error(exchange.answer, error, self._public_url)
 

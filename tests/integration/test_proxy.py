@@ -284,7 +284,7 @@ class Vanishing:
         self.left = threading.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] == "/version":  # which the proxy asks for itself
+        if b"x-forwarded-for" not in dict(scope["headers"]):  # which the proxy asks for itself
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"3.17.2"})
             return
