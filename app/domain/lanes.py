@@ -23,19 +23,17 @@ class Lane(StrEnum):
     NESTED = "nested"
     """Writes that hold one of MLflow's database connections and ask for a second one."""
     STREAM = "stream"
-    """Never waits: files."""
+    """Never waits: files, and answers of models that are streamed."""
 
 
 QUEUED = (Lane.INTERACTIVE, Lane.BULK, Lane.NESTED)
 
 _LANE_OF_CLASS: Mapping[RouteClass, Lane] = {
     RouteClass.UI_STATIC: Lane.STREAM,
-    RouteClass.UI_TELEMETRY: Lane.STREAM,
     RouteClass.ARTIFACT_READ: Lane.STREAM,
     RouteClass.ARTIFACT_WRITE: Lane.STREAM,
     RouteClass.ARTIFACT_DELETE: Lane.STREAM,
     RouteClass.AI_GATEWAY_INVOKE: Lane.STREAM,
-    RouteClass.SERVER_ADMIN: Lane.STREAM,
     RouteClass.WRITE_TRACKING: Lane.BULK,
     RouteClass.DESTRUCTIVE_TRACKING: Lane.BULK,
     RouteClass.MCP_WRITE: Lane.BULK,

@@ -207,6 +207,8 @@ def test_files_never_wait() -> None:
     assert lanes["GET", "/get-artifact"] is Lane.STREAM
     assert lanes["GET", "/static-files/<path:path>"] is Lane.STREAM
     assert lanes["GET", "/health"] is Lane.INTERACTIVE
+    assert lanes["GET", "/ajax-api/3.0/mlflow/ui-telemetry"] is Lane.INTERACTIVE
+    assert lanes["POST", "/api/3.0/mlflow/workspaces"] is Lane.INTERACTIVE
     assert lanes["PUT", "/api/2.0/mlflow-artifacts/artifacts/<path:artifact_path>"] is Lane.STREAM
     assert lanes["GET", "/api/2.0/mlflow-artifacts/artifacts"] is Lane.INTERACTIVE
     assert lanes["GET", "/api/2.0/mlflow/artifacts/list"] is Lane.INTERACTIVE
