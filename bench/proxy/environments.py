@@ -25,6 +25,11 @@ def oidc_auth_environment() -> Path:
     return _environment("mlflow-oidc-auth", requirements, python=">=3.12,<3.14")
 
 
+def pyjwt_environment() -> Path:
+    """PyJWT on the Python that we run on."""
+    return _environment("pyjwt", ["pyjwt[crypto]>=2.10"], python=sys.executable)
+
+
 def _common() -> list[str]:
     return [f"mlflow[auth]=={importlib.metadata.version('mlflow')}", "psycopg2-binary>=2.9"]
 
