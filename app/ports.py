@@ -9,11 +9,14 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.domain.access import Principal
 from app.domain.deliveries import Attempt
 from app.domain.digests import FileDigest
+from app.domain.errors import CountersignError
+from app.domain.identity import Identity, Verified
+from app.domain.routes.resources import Named
 
 
 class Clock(Protocol):
@@ -61,6 +64,55 @@ class LoggedModel:
     id: str
     name: str
     artifact_uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """An experiment as MLflow holds it. ``artifact_uri`` is the root of its artifacts."""
+
+    id: str
+    name: str
+    artifact_uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Something of MLflow's, and where it belongs.
+
+    ``experiment_ids`` are those it is part of; ``artifact_uri`` is the root of its artifacts, if it has one, and
+    ``run_id`` the run that it comes from.
+    """
+
+    id: str
+    experiment_ids: tuple[str, ...]
+    artifact_uri: str = ""
+    run_id: str = ""
+
+
+class ResourceLookup(Protocol):
+    """Of which experiment or model something in MLflow is, asked past the gateway.
+
+    ``workspace`` is none where the server has no workspaces. What does not exist, and what MLflow takes for no id at
+    all, is none. Every method raises ``UpstreamUnavailable`` when MLflow does not answer.
+    """
+
+    async def model_name(self, name: str, workspace: str | None) -> str | None:
+        """The name by which MLflow knows a model that is called ``name``."""
+
+    async def experiments(self, ids: Sequence[str], workspace: str | None) -> Sequence[Experiment]:
+        """Those of the experiments that exist, deleted ones included."""
+
+    async def experiment_named(self, name: str, workspace: str | None) -> Experiment | None:
+        """The experiment that MLflow finds by this name."""
+
+    async def placed(self, kind: Named, value: str, workspace: str | None) -> Placed | None:
+        """A run, trace, logged model, dataset, issue, label schema or review queue."""
+
+    async def versions_from(self, clause: str, workspace: str | None) -> Sequence[tuple[str, str]]:
+        """Names and versions that a filter of model versions finds, at most a few hundred."""
+
+    async def location_of(self, name: str, version: str, workspace: str | None) -> str | None:
+        """The URI of a version's bytes."""
 
 
 class ModelRegistry(Protocol):
@@ -131,15 +183,87 @@ class ObjectStore(Protocol):
         """
 
 
-class IdentityProvider(Protocol):
-    """Whoever issues the tokens."""
+class TokenVerifier(Protocol):
+    """Verifies the tokens of trusted issuers."""
 
-    async def verify(self, token: str) -> Principal:
-        """The principal of an access token.
+    async def verify(self, token: str) -> Verified:
+        """What a token says, if it may be believed.
 
         Raises:
             NotAuthenticated: the token does not verify; the message does not quote it.
-            Unavailable: the issuer's keys cannot be had.
+            Unavailable: the issuer's keys, or its introspection endpoint, cannot be had.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """What a provider said of a person who has just signed in.
+
+    ``session`` is the provider's ``sid``; ``id_token`` is for its logout endpoint alone.
+    """
+
+    identity: Identity
+    authenticated_at: datetime
+    session: str | None
+    id_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedOut:
+    """What a logout token says (OpenID Connect Back-Channel Logout section 2.4): whose sessions end."""
+
+    issuer: str
+    token_id: str
+    subject: str | None
+    session: str | None
+    expires_at: datetime
+
+
+class RelyingParty(Protocol):
+    """Our side of the sign-in at one provider. Every method raises ``Unavailable`` when the provider is away."""
+
+    async def authorization_url(self, *, redirect_uri: str, state: str, nonce: str, verifier: str) -> str:
+        """Where a browser is sent (RFC 6749 section 4.1.1, with PKCE, RFC 7636)."""
+
+    async def redeem(self, parameters: Mapping[str, str], *, redirect_uri: str, nonce: str, verifier: str) -> SignedIn:
+        """Exchange the code in the callback's ``parameters``, and verify what comes.
+
+        Raises:
+            SignInFailed: the provider refuses, another one answered (RFC 9207), or its ID token does not verify.
+        """
+
+    async def logout_url(self, *, return_to: str, id_token: str | None) -> str | None:
+        """Where a browser is sent to end the provider's own session; none if the provider cannot."""
+
+    async def logged_out(self, logout_token: str) -> LoggedOut:
+        """Verify a logout token. Raises ``NotAuthenticated``."""
+
+
+class Freshness(Protocol):
+    """Whether what a process remembers of callers is still true."""
+
+    def epoch(self) -> int | None:
+        """Grows whenever what is remembered must be forgotten; none while that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A whole answer for a browser."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+class BrowserPages(Protocol):
+    """What a person in a browser is answered where a program is answered JSON."""
+
+    def instead_of(self, error: CountersignError, scope: Mapping[str, Any]) -> Page | None:
+        """The way to the sign-in page, or a page that says what is wrong; none if no person waits for a page.
+
+        Args:
+            error: the refusal.
+            scope: of ASGI: its ``method``, ``raw_path``, ``query_string`` and ``headers`` are read.
         """
 
 
@@ -164,6 +288,16 @@ class SignatureVerifier(Protocol):
 
     def verify(self, secret: str, headers: Mapping[str, str], body: bytes) -> bool:
         """Whether ``body`` was signed with ``secret``, lately."""
+
+
+class Sealer(Protocol):
+    """Seals short texts that callers bring back: they can neither read nor change them."""
+
+    def seal(self, text: str, *, context: str) -> str:
+        """A text of URL-safe characters."""
+
+    def open(self, sealed: str, *, context: str) -> str | None:
+        """The text; none if it was not sealed by us in this context."""
 
 
 class Changes(Protocol):

@@ -9,33 +9,21 @@ from __future__ import annotations
 
 import json
 import os
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, SecretStr, ValidationError, field_validator
+from pydantic import Field, PositiveFloat, SecretStr, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.access import Role
 from app.domain.errors import InvalidConfiguration
+from app.domain.fields import LOOPBACK_HOSTS, is_safe_url
+from app.domain.issuers import ASYMMETRIC_ALGORITHMS
 from app.domain.routes import RouteClass, check_openings
 
-LOOPBACK_HOSTS = {"127.0.0.1", "::1", "localhost"}
-ASYMMETRIC_ALGORITHMS = {
-    "RS256",
-    "RS384",
-    "RS512",
-    "PS256",
-    "PS384",
-    "PS512",
-    "ES256",
-    "ES384",
-    "ES512",
-    "EdDSA",
-    "Ed25519",
-}
-
-SECRETS = ("database_url", "assertion_secret")
+SECRETS = ("database_url", "assertion_secret", "oidc_client_secret")
 """Settings that hold a secret; each may be given by a file."""
 SHORTEST_SECRET = 32
 """Bytes of a secret to sign with, as many as the digest has (RFC 7518 section 3.2)."""
@@ -114,7 +102,15 @@ class Settings(BaseSettings):
         "[routes.md](routes.md) lists them.",
     )
 
-    oidc_issuer: str = Field(description="The issuer whose access tokens are accepted (`iss`).")
+    workspaces: bool = Field(
+        default=False,
+        description="Whether the MLflow server has workspaces (`--enable-workspaces`). Grants then say who may enter "
+        "which, and `X-MLFLOW-WORKSPACE` is the gateway's to write.",
+    )
+
+    oidc_issuer: str = Field(
+        description="The OpenID provider: people sign in there, and its access tokens are accepted (`iss`)."
+    )
     oidc_audience: str = Field(description="The audience an access token must name (`aud`).")
     oidc_algorithms: CommaSeparated = Field(default=["RS256", "ES256"], description="Signature algorithms, pinned.")
     oidc_groups_claim: str = Field(default="groups", description="The claim that lists a principal's groups.")
@@ -122,10 +118,57 @@ class Settings(BaseSettings):
     oidc_leeway_s: int = Field(
         default=30, ge=0, le=300, description="Seconds of clock difference tolerated in a token."
     )
+    oidc_client_id: str | None = Field(
+        default=None,
+        description="Our client at the provider, with which people sign in in a browser; nobody can if unset.",
+    )
+    oidc_client_secret: SecretStr | None = Field(
+        default=None, description="The secret of that client; none for a public client, which PKCE protects alone."
+    )
+    oidc_scopes: CommaSeparated = Field(
+        default=["openid", "profile", "email", "groups"],
+        description="What is asked of the provider when somebody signs in; those that it does not know are left out.",
+    )
+    oidc_title: str = Field(default="", description="The provider's name on the sign-in page; its host if unset.")
+    identity_file: Path | None = Field(
+        default=None,
+        description="YAML with more issuers, providers and clients, side by side "
+        "([identity.md](../guides/identity.md)).",
+    )
     roles: Annotated[dict[Role, list[str]], NoDecode] = Field(
-        default={}, description='JSON: role to groups, as {"approver": ["ml-leads"], "viewer": ["*"]}.'
+        default={},
+        description='JSON: role to groups, on everything, as {"administrator": ["ml-platform"], "viewer": ["*"]}: the '
+        "operator's own grants, which nobody can change from inside.",
     )
     service_groups: CommaSeparated = Field(default=[], description="Groups whose members are services, not people.")
+    session_idle_s: int = Field(
+        default=8 * 3600, ge=60, description="Seconds without a request after which a browser's session ends."
+    )
+    session_lifetime_s: int = Field(
+        default=24 * 3600, ge=60, description="Seconds after which a session ends, however much it is used."
+    )
+    login_lifetime_s: int = Field(
+        default=7 * 24 * 3600,
+        ge=3600,
+        description="Seconds after which a person must sign in again to a client, such as `countersign login`.",
+    )
+    token_days: int = Field(
+        default=90, ge=1, le=366, description="Days that a personal access token may be good for, at most."
+    )
+    tokens_per_person: int = Field(default=20, ge=1, description="Personal access tokens that one person may have.")
+    allowed_origins: CommaSeparated = Field(
+        default=[],
+        description="Origins of other pages whose scripts may call `/control/v1` and the token endpoint with a token "
+        "(CORS), as `https://dashboard.example`.",
+    )
+    trusted_proxies: CommaSeparated = Field(
+        default=[],
+        description="Addresses or networks of proxies before the gateway, whose `X-Forwarded-For` tells the caller's "
+        "address, as `10.0.0.0/8`.",
+    )
+    sign_in_rate: int = Field(
+        default=30, ge=1, description="Refused sign-ins and tokens of one address in a minute, before it must wait."
+    )
 
     log_format: Literal["json", "console"] = Field(default="json", description="How logs are written to stderr.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least log level.")
@@ -134,10 +177,24 @@ class Settings(BaseSettings):
         default=None, ge=1, le=65535, description="Port of the worker's Prometheus metrics; none if unset."
     )
 
-    @field_validator("upstream_urls", "open_routes", "oidc_algorithms", "service_groups", mode="before")
+    @field_validator(
+        "upstream_urls",
+        "open_routes",
+        "oidc_algorithms",
+        "oidc_scopes",
+        "service_groups",
+        "allowed_origins",
+        "trusted_proxies",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return _items(value) if isinstance(value, str) else value
+
+    @field_validator("oidc_client_id", "oidc_client_secret", "identity_file", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: object) -> object:
+        return None if value == "" else value  # so that a compose file can pass on what may be unset
 
     @field_validator("roles", "upstream_timeouts", mode="before")
     @classmethod
@@ -158,7 +215,7 @@ class Settings(BaseSettings):
             raise ValueError("at least one algorithm is needed")
         return value
 
-    @field_validator("public_url", "oidc_issuer")
+    @field_validator("public_url")
     @classmethod
     def _is_http_url(cls, value: str) -> str:
         return _http_url(value)
@@ -176,9 +233,43 @@ class Settings(BaseSettings):
     @field_validator("oidc_issuer")
     @classmethod
     def _is_safe_issuer(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
+        _http_url(value)
+        if not is_safe_url(value):
             raise ValueError("an issuer must use https, except on loopback (RFC 8414 section 2)")
+        return value  # a slash at its end is part of its name: tokens are compared with it
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: list[str]) -> list[str]:
+        for origin in value:
+            parts = urlsplit(origin)
+            plain = f"{parts.scheme}://{parts.netloc}"
+            if origin != plain or (parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS):
+                raise ValueError(f"{origin}: expected an origin, as https://dashboard.example, without a path")
+            if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or "*" in origin:
+                raise ValueError(f"{origin}: expected an origin, as https://dashboard.example")
+        return value
+
+    @model_validator(mode="after")
+    def _sign_in_is_safe(self) -> Self:
+        public = urlsplit(self.public_url)
+        if self.oidc_client_id and public.scheme == "http" and public.hostname not in LOOPBACK_HOSTS:
+            raise ValueError(
+                "COUNTERSIGN_PUBLIC_URL: people sign in over https alone, except on loopback: set it to an https:// "
+                "address, and let a proxy before the gateway speak it"
+            )
+        if self.oidc_client_secret and not self.oidc_client_id:
+            raise ValueError("COUNTERSIGN_OIDC_CLIENT_ID: is not set, though its secret is")
+        return self
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: list[str]) -> list[str]:
+        for network in value:
+            try:
+                ip_network(network)
+            except ValueError:
+                raise ValueError(f"{network}: expected an address or a network, as 10.0.0.0/8") from None
         return value
 
     @field_validator("open_routes")
@@ -256,6 +347,19 @@ def open_routes() -> frozenset[str]:
         raise InvalidConfiguration(f"COUNTERSIGN_OPEN_ROUTES: {error.message}") from None
 
 
+def roles() -> dict[Role, list[str]]:
+    """The operator's own grants, for a command that needs no other setting.
+
+    Raises:
+        InvalidConfiguration: they are malformed.
+    """
+    try:
+        return TypeAdapter(dict[Role, list[str]]).validate_json(os.environ.get("COUNTERSIGN_ROLES", "{}"))
+    except ValidationError as error:
+        reason = error.errors(include_input=False, include_url=False)[0]["msg"]
+        raise InvalidConfiguration(f"COUNTERSIGN_ROLES: expected JSON, role to groups: {reason}") from None
+
+
 def load_settings() -> Settings:
     """Read the environment once.
 
@@ -272,9 +376,10 @@ def load_settings() -> Settings:
 def _explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors(include_input=False, include_url=False):
-        name = "COUNTERSIGN_" + str(item["loc"][0]).upper() if item["loc"] else "settings"
+        name = "COUNTERSIGN_" + str(item["loc"][0]).upper() if item["loc"] else ""
         known = Settings.model_fields.get(str(item["loc"][0])) if item["loc"] else None
         hint = f" ({known.description})" if known and item["type"] == "missing" else ""
         reason = "is not set" if item["type"] == "missing" else item["msg"].removeprefix("Value error, ")
-        lines.append(f"{name}: {reason}{hint}")
+        # What is wrong between several settings names them itself.
+        lines.append(f"{name}: {reason}{hint}" if item["loc"] else reason)
     return "\n".join(lines)

@@ -102,6 +102,11 @@ def _declare_tasks(queue: App, services: WorkerServices) -> None:
 
         await _counted(context, all_of_it)
 
+    @queue.periodic(cron="*/5 * * * *")
+    @queue.task(name="remove_expired", queueing_lock="remove_expired", pass_context=True)
+    async def remove_expired(context: JobContext, timestamp: int) -> None:  # noqa: ARG001  # the queue passes it
+        await _counted(context, services.sweeping.remove_expired)
+
 
 async def _counted(context: JobContext, work: Callable[[], Awaitable[None]], **named: str) -> None:
     structlog.contextvars.clear_contextvars()

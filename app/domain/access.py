@@ -1,132 +1,144 @@
-"""Who somebody is and what they may do: principals, roles and permissions.
+"""What a principal may do: their grants, and the most that the credential they came with may do.
 
-Roles are few and explain themselves. A role gives permissions; who may decide on a promotion is not a permission but
-the say of its policy (``app/domain/policies.py``), so that an administrator is not an approver.
+Who may decide on a promotion is also the say of its policy (``app/domain/policies.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cache
 
+from app.domain.errors import Forbidden, InsufficientScope
+from app.domain.grants import NOTHING, SERVER, Access, Resource, ResourceKind
+from app.domain.identity import Credential, CredentialKind, Identity, PrincipalKind, Scope
+from app.domain.roles import (
+    ROLE_PERMISSIONS,
+    Permission,
+    Role,
+    permissions_of_scopes,
+    roles_with,
+    scopes_with,
+)
 from app.domain.verdicts import ALLOW, Deny, Verdict
 
-ANY_GROUP = "*"
-"""In a role mapping: every principal that was authenticated."""
-
-
-class Permission(StrEnum):
-    """``<area>:<verb>``. What is not listed for a role is refused."""
-
-    TRACKING_READ = "tracking:read"
-    TRACKING_WRITE = "tracking:write"
-    TRACKING_DELETE = "tracking:delete"
-    REGISTRY_READ = "registry:read"
-    REGISTRY_WRITE = "registry:write"
-    REGISTRY_DELETE = "registry:delete"
-    SERVER_ADMINISTER = "server:administer"
-    PROMOTIONS_READ = "promotions:read"
-    PROMOTIONS_REQUEST = "promotions:request"
-    PROMOTIONS_DECIDE = "promotions:decide"
-    PROMOTIONS_ROLLBACK = "promotions:rollback"
-    MODELS_RESOLVE = "models:resolve"
-    POLICIES_READ = "policies:read"
-    DEPLOYMENTS_READ = "deployments:read"
-    DELIVERIES_READ = "deliveries:read"
-    AUDIT_READ = "audit:read"
-    METRICS_READ = "metrics:read"
-
-
-class Role(StrEnum):
-    """What a group of people or services is for."""
-
-    VIEWER = "viewer"
-    CONTRIBUTOR = "contributor"
-    REQUESTER = "requester"
-    APPROVER = "approver"
-    SERVING = "serving"
-    AUDITOR = "auditor"
-    ADMINISTRATOR = "administrator"
-
-
-_VIEWER = frozenset(
-    {
-        Permission.TRACKING_READ,
-        Permission.REGISTRY_READ,
-        Permission.PROMOTIONS_READ,
-        Permission.MODELS_RESOLVE,
-        Permission.POLICIES_READ,
-        Permission.DEPLOYMENTS_READ,
-    }
-)
-_CONTRIBUTOR = _VIEWER | {
-    Permission.TRACKING_WRITE,
-    Permission.TRACKING_DELETE,
-    Permission.REGISTRY_WRITE,
-    Permission.REGISTRY_DELETE,
-}
-
-ROLE_PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
-    Role.VIEWER: _VIEWER,
-    Role.CONTRIBUTOR: _CONTRIBUTOR,
-    Role.REQUESTER: _CONTRIBUTOR | {Permission.PROMOTIONS_REQUEST, Permission.PROMOTIONS_DECIDE},
-    Role.APPROVER: _VIEWER | {Permission.PROMOTIONS_DECIDE, Permission.PROMOTIONS_ROLLBACK},
-    Role.SERVING: frozenset({Permission.MODELS_RESOLVE}),
-    Role.AUDITOR: _VIEWER | {Permission.AUDIT_READ, Permission.DELIVERIES_READ, Permission.METRICS_READ},
-    Role.ADMINISTRATOR: frozenset(Permission) - {Permission.PROMOTIONS_REQUEST, Permission.PROMOTIONS_ROLLBACK},
-}
-
-
-class PrincipalKind(StrEnum):
-    PERSON = "person"
-    SERVICE = "service"
+__all__ = [
+    "ROLE_PERMISSIONS",
+    "Permission",
+    "Principal",
+    "PrincipalKind",
+    "Role",
+    "authorise",
+    "holds_somewhere",
+    "may",
+    "require",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody or something that was authenticated.
+    """Somebody or something that was authenticated, with what they may do."""
 
-    Identity is the pair (issuer, subject), never the name or an e-mail address: those are reassigned (OpenID Connect
-    Core section 5.7).
-    """
+    identity: Identity
+    access: Access = field(default=NOTHING, compare=False)
+    credential: Credential = field(default_factory=lambda: Credential(CredentialKind.PROVIDER))
 
-    issuer: str
-    subject: str
-    name: str
-    kind: PrincipalKind = PrincipalKind.PERSON
-    groups: frozenset[str] = frozenset()
-    roles: frozenset[Role] = field(default=frozenset())
+    @property
+    def issuer(self) -> str:
+        return self.identity.issuer
+
+    @property
+    def subject(self) -> str:
+        return self.identity.subject
 
     @property
     def id(self) -> str:
-        """One string for the pair, as ``https://issuer.example|subject``."""
-        return f"{self.issuer}|{self.subject}"
+        """``https://issuer.example|subject``."""
+        return self.identity.id
+
+    @property
+    def name(self) -> str:
+        return self.identity.name
+
+    @property
+    def kind(self) -> PrincipalKind:
+        return self.identity.kind
+
+    @property
+    def groups(self) -> frozenset[str]:
+        return self.identity.groups
+
+    @property
+    def scopes(self) -> frozenset[Scope] | None:
+        """What the credential may do at most; none if it is not limited."""
+        return self.credential.scopes
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """The roles of all grants, wherever they are."""
+        return frozenset(grant.role for grant in self.access.grants if grant.effect == "allow")
 
     @property
     def permissions(self) -> frozenset[Permission]:
-        return _permissions_of(self.roles)
+        """What is permitted somewhere, with this credential."""
+        return self.access.somewhere & within_scopes(self.scopes)
 
 
-@cache
-def _permissions_of(roles: frozenset[Role]) -> frozenset[Permission]:
-    return frozenset[Permission]().union(*(ROLE_PERMISSIONS[role] for role in roles))
+def within_scopes(scopes: frozenset[Scope] | None) -> frozenset[Permission]:
+    """What a credential may do at most."""
+    return _ALL if scopes is None else _of_scopes(scopes)
 
 
-def roles_of(groups: Iterable[str], mapping: Mapping[Role, Iterable[str]]) -> frozenset[Role]:
-    """The roles that a mapping of role to groups gives to a member of ``groups``. No mapping, no role."""
-    held = {*groups, ANY_GROUP}
-    return frozenset(role for role, named in mapping.items() if held & set(named))
+_ALL = frozenset(Permission)
+_of_scopes = cache(permissions_of_scopes)
 
 
-def authorise(principal: Principal, permission: Permission) -> Verdict:
-    """Whether ``principal`` holds ``permission`` through one of its roles."""
-    if permission in principal.permissions:
+def authorise(principal: Principal, permission: Permission, resource: Resource = SERVER) -> Verdict:
+    """Whether ``principal`` may, on ``resource``; on everything if none is named.
+
+    Nothing but a grant on everything covers ``SERVER``, so that who forgets to name the resource refuses too much,
+    never too little.
+    """
+    if principal.scopes is not None and permission not in _of_scopes(principal.scopes):
+        needed = " or ".join(scopes_with(permission)) or "no"
+        given = ", ".join(sorted(principal.scopes)) or "none"
+        return Deny(f"{permission} needs a token with the scope {needed}, and this one has {given}.")
+    if principal.access.may(permission, resource):
         return ALLOW
-    giving = sorted(role.value for role, held in ROLE_PERMISSIONS.items() if permission in held)
+    giving = " or ".join(sorted(role.value for role in roles_with(permission)))
     has = ", ".join(sorted(principal.roles)) or "no role"
+    where = "" if resource.kind is ResourceKind.SERVER else f" on {resource}"
     return Deny(
-        f"{principal.name} has {has}, and {permission} needs {' or '.join(giving)}. "
-        "An administrator of the identity provider can put a principal into a group of that role."
+        f"{principal.name} has {has}, and {permission}{where} needs {giving}. "
+        "An administrator can give it with a grant; `permissions/check` says who that is."
+    )
+
+
+def may(principal: Principal, permission: Permission, resource: Resource = SERVER) -> bool:
+    """``authorise`` where no reason is wanted, as for the items of a list."""
+    return (principal.scopes is None or permission in _of_scopes(principal.scopes)) and principal.access.may(
+        permission, resource
+    )
+
+
+def require(principal: Principal, permission: Permission, resource: Resource = SERVER) -> None:
+    """Return if ``principal`` may.
+
+    Raises:
+        InsufficientScope: the principal may, this token may not. Forbidden: the principal may not.
+    """
+    verdict = authorise(principal, permission, resource)
+    if not isinstance(verdict, Deny):
+        return
+    if principal.access.may(permission, resource):
+        scope = " ".join(scopes_with(permission))
+        raise InsufficientScope(verdict.reason, scope=scope, permission=permission.value)
+    raise Forbidden(verdict.reason, permission=permission.value)
+
+
+def holds_somewhere(principal: Principal, permission: Permission) -> bool:
+    """Whether there is anything on which the principal may: the first question of a route that asks again when it
+    knows of what it is.
+    """
+    return permission in principal.access.somewhere and (
+        principal.scopes is None or permission in _of_scopes(principal.scopes)
     )

@@ -9,9 +9,14 @@
     │   ├── HeadersTooLarge           headers beyond the limit
     │   └── TooSlow                   a body that stopped arriving
     ├── NotAuthenticated              who are you? (RFC 6750 section 3)
+    ├── SignInFailed                  a person cannot be signed in this way
+    ├── OAuthRefused                  a client of ours is refused (RFC 6749 section 5.2)
     ├── Forbidden                     you may not
+    │   ├── InsufficientScope         you may, this token may not (RFC 6750 section 3.1)
+    │   ├── CrossOrigin               a page of another origin wants it, not you
     │   ├── SelfApproval              you asked for it, somebody else must approve
     │   ├── NotAnApprover             the policy does not name you
+    │   ├── SelfGrant                 nobody gives this to themselves
     │   ├── PromotionRequired         a protected alias moves only through a promotion
     │   └── Governed                  a promotion rests on this; it cannot be changed or deleted
     ├── RouteRefused                  this route of MLflow is closed
@@ -19,7 +24,9 @@
     ├── NotFound                      names what is missing
     ├── Conflict                      the state forbids it; names the state
     │   ├── IllegalMove
-    │   └── AlreadyDecided
+    │   ├── AlreadyDecided
+    │   ├── WouldLockOut              nobody could undo it
+    │   └── PreconditionFailed        it was changed meanwhile (RFC 9110 section 13)
     ├── Unsupported                   a capability that is not offered (MLflow's client falls back)
     ├── Unresolvable                  no physical address can be given
     └── Unavailable                   a part we depend on does not answer; try again
@@ -76,8 +83,34 @@ class NotAuthenticated(CountersignError):
         """The RFC 6750 section 3.1 code, none when no credential was sent."""
 
 
+class SignInFailed(CountersignError):
+    """A person cannot be signed in this way; what to do next is in the message."""
+
+
+class OAuthRefused(CountersignError):
+    """A client of our token endpoint is refused. The message never quotes what was sent."""
+
+    def __init__(self, error: str, message: str) -> None:
+        super().__init__(message)
+        self.error = error
+        """The code, as ``invalid_grant`` (RFC 6749 section 5.2, RFC 8628 section 3.5)."""
+
+
 class Forbidden(CountersignError):
     """The principal is known and may not."""
+
+
+class InsufficientScope(Forbidden):
+    """The principal may; the token it came with was given less."""
+
+    def __init__(self, message: str, *, scope: str, **details: object) -> None:
+        super().__init__(message, scope=scope, **details)
+        self.scope = scope
+        """The scopes of which one is needed, separated by spaces (RFC 6750 section 3)."""
+
+
+class CrossOrigin(Forbidden):
+    """A page of another origin wants to change something with a person's session, or to read it."""
 
 
 class SelfApproval(Forbidden):
@@ -88,12 +121,21 @@ class NotAnApprover(Forbidden):
     """The policy does not name this principal as an approver."""
 
 
+class SelfGrant(Forbidden):
+    """Nobody gives themselves the right to ask for promotions or to decide on them; another administrator can."""
+
+
 class PromotionRequired(Forbidden):
     """A protected alias moves only through a promotion, which has been opened."""
 
 
 class Governed(Forbidden):
     """A promotion rests on what would be changed or deleted."""
+
+    def __init__(self, message: str, *, model: str | None = None, **details: object) -> None:
+        super().__init__(message, **details)
+        self.model = model
+        """Whose promotion the message tells of, if that is not what was asked about."""
 
 
 class RouteRefused(Forbidden):
@@ -118,6 +160,14 @@ class IllegalMove(Conflict):
 
 class AlreadyDecided(Conflict):
     """This principal has decided on this promotion already."""
+
+
+class WouldLockOut(Conflict):
+    """After this change you, or everybody, could not administer any more."""
+
+
+class PreconditionFailed(Conflict):
+    """What ``If-Match`` or ``If-None-Match`` asks for is not so: it was changed meanwhile."""
 
 
 class Unsupported(CountersignError):

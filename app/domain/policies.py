@@ -6,13 +6,13 @@ one rule only; who asked never counts, administrators included.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from app.domain.access import Principal, PrincipalKind, Role
 from app.domain.errors import InvalidInput, NotAnApprover, SelfApproval
+from app.domain.grants import fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +63,6 @@ DEFAULT_POLICY = Policy(
 """What protects a fresh installation: ``production`` of any model needs one approver who did not ask for it."""
 
 
-def fold(name: str) -> str:
-    """The spelling under which names are compared when something is protected: look-alikes of case and width are one.
-
-    Databases with a case- or width-insensitive collation hold ``PRODUCTION`` and ``production`` to be the same alias.
-    """
-    return unicodedata.normalize("NFKC", name).casefold().strip()
-
-
 def policy_for(policies: Iterable[Policy], model: str, alias: str) -> Policy | None:
     """The policy that protects ``alias`` of ``model``, the most specific one; ``None`` when nothing does.
 
@@ -88,8 +80,16 @@ def _weight(pattern: str) -> tuple[bool, int]:
     return (wild == 0, len(pattern) - wild)
 
 
-def check_may_decide(rules: Iterable[ApprovalRule], principal: Principal, *, requested_by: str) -> None:
+def check_may_decide(
+    rules: Iterable[ApprovalRule], principal: Principal, *, roles: Iterable[Role], requested_by: str
+) -> None:
     """Refuse a decision by somebody whom the policy does not name.
+
+    Args:
+        rules: the policy's.
+        principal: who wants to decide.
+        roles: those that the principal holds on the alias.
+        requested_by: the id of who asked for the promotion.
 
     Raises:
         SelfApproval: the principal asked for the promotion; no role changes that.
@@ -100,8 +100,8 @@ def check_may_decide(rules: Iterable[ApprovalRule], principal: Principal, *, req
     rules = tuple(rules)
     if principal.kind is PrincipalKind.SERVICE:
         raise NotAnApprover(f"{principal.name} is a service, and services do not decide on promotions.")
-    roles = {role.value for role in principal.roles}
-    if not any(rule.names(principal_id=principal.id, roles=roles, groups=principal.groups) for rule in rules):
+    held = {role.value for role in roles}
+    if not any(rule.names(principal_id=principal.id, roles=held, groups=principal.groups) for rule in rules):
         who = "; ".join(f"{rule.name}: {rule.who}" for rule in rules) or "nobody"
         raise NotAnApprover(f"The policy does not let {principal.name} decide on this promotion. It names {who}.")
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from app.domain.errors import InvalidInput
-from app.domain.policies import fold
+from app.domain.grants import fold
 
 ARCHIVE_LOCATION = "mlflow.trace.archiveLocation"
+ARTIFACT_LOCATION = "mlflow.artifactLocation"
 
 MAX_DEPTH = 64
 
@@ -24,14 +25,27 @@ def check_trace(document: Mapping[str, object]) -> None:
     Raises:
         InvalidInput: it does, or it nests more than 64 levels.
     """
+    _check_unmentioned(document, ARCHIVE_LOCATION)
+
+
+def check_trace_location(document: Mapping[str, object]) -> None:
+    """Refuse a document that says where the artifacts of a trace lie: MLflow reads them from there, whosever they are.
+
+    Raises:
+        InvalidInput: it does, or it nests more than 64 levels.
+    """
+    _check_unmentioned(document, ARTIFACT_LOCATION)
+
+
+def _check_unmentioned(document: Mapping[str, object], name: str) -> None:
     level: list[object] = [document]
-    forbidden = fold(ARCHIVE_LOCATION)
+    forbidden = fold(name)
     for _ in range(MAX_DEPTH):
         below: list[object] = []
         for value in level:
             if isinstance(value, str):
                 if fold(value) == forbidden:
-                    raise InvalidInput(ARCHIVE_LOCATION, "is for MLflow alone to say")
+                    raise InvalidInput(name, "is for MLflow alone to say")
             elif isinstance(value, Mapping):
                 below += value.keys()
                 below += value.values()

@@ -1,32 +1,210 @@
-"""Who is calling: the bearer token of a request, verified (RFC 6750)."""
+"""Who is calling: the credential of a request, verified, and what its owner may do.
+
+A credential is an access token of a trusted issuer or of ours (RFC 6750), the same token as the password of HTTP Basic
+authentication (MLflow's client sends it so), or a browser's session cookie. What verified is remembered until it
+expires, for a minute at most, and forgotten at once when anything is taken away (``app.ports.Freshness``): a token
+that was seen before costs no statement and no signature.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import base64
+import binascii
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from app.domain.access import Principal
-from app.domain.errors import NotAuthenticated
-from app.ports import IdentityProvider
+from app.domain.browsers import check_request_origin
+from app.domain.errors import NotAuthenticated, TooManyRequests
+from app.domain.identity import OUR_TOKENS, Verified
+from app.domain.sessions import one_cookie
+from app.ports import Clock, Freshness, TokenVerifier
+from app.services.granting import GrantBook
+from app.services.recording import AuditTrail
+from app.services.throttling import Throttle, key_of
+
+REMEMBERED = 20_000
+REMEMBER_S = 60.0
+LONGEST_CREDENTIAL = 16 * 1024 + 64
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class Verifies(Protocol):
+    """Sessions, and tokens of ours."""
+
+    async def verify(self, secret: str) -> Verified:
+        """Raises ``NotAuthenticated``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """A principal, until when (both clocks: one of them may jump), and what was true when it was made."""
+
+    principal: Principal
+    expires_at: float
+    until: float
+    epoch: int
 
 
 class Authentication:
-    def __init__(self, provider: IdentityProvider) -> None:
-        self._provider = provider
+    """See the module.
 
-    async def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+    Args:
+        issuers: verifies tokens of others.
+        tokens: verifies tokens of ours.
+        sessions: verifies session cookies.
+        book: what grants there are.
+        freshness: whether what is remembered still holds.
+        audit: is told of credentials that were refused.
+        refusals: how many of them one address may cause before it must wait.
+        clock: the present.
+        public_url: the address of this gateway, the only origin that a session is for.
+        cookie: the name of the session cookie.
+    """
+
+    def __init__(
+        self,
+        *,
+        issuers: TokenVerifier,
+        tokens: Verifies,
+        sessions: Verifies,
+        book: GrantBook,
+        freshness: Freshness,
+        audit: AuditTrail,
+        refusals: Throttle,
+        clock: Clock,
+        public_url: str,
+        cookie: str,
+    ) -> None:
+        self._issuers = issuers
+        self._tokens = tokens
+        self._sessions = sessions
+        self._book = book
+        self._freshness = freshness
+        self._audit = audit
+        self._refusals = refusals
+        self._clock = clock
+        self._public_url = public_url
+        self._cookie = cookie
+        self._seen: OrderedDict[bytes, _Remembered] = OrderedDict()
+
+    async def authenticate(self, scope: Mapping[str, Any]) -> Principal:
         """The principal of a request.
 
+        Args:
+            scope: of ASGI: its ``method``, ``path``, ``headers`` and ``client`` are read.
+
         Raises:
-            NotAuthenticated: there is no token, more than one, or it does not verify.
-            Unavailable: the issuer's keys cannot be had.
+            NotAuthenticated: there is no credential, more than one, or it does not verify.
+            CrossOrigin: a page of another origin uses a person's session.
+            TooManyRequests: too many credentials from this address were refused.
+            Unavailable: the issuer's keys, or our database, cannot be had.
         """
-        values = [value for name, value in headers if name.lower() == b"authorization"]
-        if not values:
-            raise NotAuthenticated("Send an access token: Authorization: Bearer <token>.")
-        if len(values) > 1:
-            raise NotAuthenticated("Exactly one Authorization header is expected.", error="invalid_request")
-        scheme, _, token = values[0].strip().partition(b" ")
-        token = token.strip()
-        if scheme.lower() != b"bearer" or not token or not token.isascii():
-            raise NotAuthenticated("Expected Authorization: Bearer <token>.", error="invalid_request")
-        return await self._provider.verify(token.decode())
+        headers: Headers = scope["headers"]
+        authorization = None
+        for name, value in headers:
+            if name == b"authorization":
+                if authorization is not None:
+                    raise NotAuthenticated("Exactly one Authorization header is expected.", error="invalid_request")
+                authorization = value
+        if authorization is not None:
+            return await self._by_credential(authorization, scope)
+        session = one_cookie(headers, self._cookie)
+        if not session:
+            raise NotAuthenticated("Sign in, or send an access token: Authorization: Bearer <token>.")
+        principal = await self._by_credential(b"Cookie " + session.encode("latin-1"), scope)
+        check_request_origin(scope["method"], headers, self._public_url)
+        return principal
+
+    async def _by_credential(self, credential: bytes, scope: Mapping[str, Any]) -> Principal:
+        fingerprint = hashlib.sha256(credential).digest()
+        epoch = self._freshness.epoch()
+        known = self._seen.get(fingerprint)
+        if (
+            known is not None
+            and known.epoch == epoch
+            and known.until > time.monotonic()
+            and known.expires_at > self._clock.now().timestamp()
+        ):
+            return known.principal
+        try:
+            verified = await self._verify(credential)
+            book = await self._book.current()
+            principal = book.principal(verified)
+        except NotAuthenticated as error:
+            self._seen.pop(fingerprint, None)
+            await self._refused(error, scope)
+            raise
+        self._remember(fingerprint, principal, verified, book.epoch)
+        return principal
+
+    def _remember(self, fingerprint: bytes, principal: Principal, verified: Verified, epoch: int) -> None:
+        self._seen[fingerprint] = _Remembered(principal, verified.expires_at, time.monotonic() + REMEMBER_S, epoch)
+        self._seen.move_to_end(fingerprint)
+        while len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+
+    async def _verify(self, credential: bytes) -> Verified:
+        if len(credential) > LONGEST_CREDENTIAL:
+            raise NotAuthenticated("The access token is too long.", error="invalid_token")
+        scheme, _, value = credential.strip().partition(b" ")
+        value = value.strip()
+        if not value or not value.isascii():
+            raise _malformed()
+        match scheme.lower():
+            case b"bearer":
+                return await self._by_token(value.decode())
+            case b"basic":
+                return await self._by_token(_password(value), basic=True)
+            case b"cookie":
+                return await self._sessions.verify(value.decode())
+        raise _malformed()
+
+    async def _by_token(self, token: str, *, basic: bool = False) -> Verified:
+        if token.startswith(OUR_TOKENS):
+            return await self._tokens.verify(token)
+        if basic and token.count(".") != 2:
+            raise NotAuthenticated(
+                "Send an access token as the password; passwords are for the identity provider alone.",
+                error="invalid_token",
+            )
+        return await self._issuers.verify(token)
+
+    async def _refused(self, error: NotAuthenticated, scope: Mapping[str, Any]) -> None:
+        """Tell the audit log, but not more often than an address may be wrong: it must not be floodable.
+
+        Only refusals count, and only for who causes them: a credential that is good is let in before anything is
+        counted, so that nobody can lock somebody else out.
+        """
+        client = scope.get("client")
+        address = str(client[0]) if client else "unknown"
+        try:
+            self._refusals.hit(key_of(address))
+        except TooManyRequests:
+            raise TooManyRequests(
+                "Too many credentials from your address were refused; wait a minute.", retry_after_s=60
+            ) from error
+        await self._audit.record_refused_credential(
+            what=f"{scope['method']} {str(scope['path'])[:200]}", address=address, error=error
+        )
+
+
+def _password(encoded: bytes) -> str:
+    """The password of HTTP Basic authentication (RFC 7617); whatever the user name is."""
+    try:
+        _, separator, password = base64.b64decode(encoded, validate=True).decode("ascii").partition(":")
+    except (binascii.Error, ValueError):
+        raise _malformed() from None
+    if not separator or not password:
+        raise _malformed()
+    return password
+
+
+def _malformed() -> NotAuthenticated:
+    return NotAuthenticated("Expected Authorization: Bearer <token>.", error="invalid_request")

@@ -67,6 +67,19 @@ class AuditTrail:
             work.record(entry)
             await work.commit()
 
+    async def record_refused_credential(self, *, what: str, address: str, error: CountersignError) -> None:
+        """Record that a credential was refused, and of which address; never the credential."""
+        entry = Entry(
+            at=self._clock.now(),
+            actor=ANONYMOUS,
+            action="authentication.refused",
+            object_id=what[:500],
+            details={"problem": problem_of(error).slug, "message": error.message[:500], "address": address[:64]},
+        )
+        async with self._unit_of_work() as work:
+            work.record(entry)
+            await work.commit()
+
     async def page(
         self, *, after: int, limit: int, newest_first: bool, object_id: str | None = None
     ) -> Sequence[ChainedEntry]:

@@ -30,6 +30,15 @@ class Sweeping:
             await work.commit()
         await self._end_late_rollouts()
 
+    async def remove_expired(self) -> None:
+        """Remove sessions, tokens, logins and what was begun to get them, a while after their end."""
+        now = self._clock.now()
+        async with self._unit_of_work() as work:
+            await work.tokens.sweep(now)
+            await work.logins.sweep(now)
+            await work.sessions.sweep(now)
+            await work.commit()
+
     async def waiting(self) -> Mapping[State, int]:
         """How many promotions are in each state that waits for somebody or something."""
         async with self._unit_of_work() as work:

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.tables import alias_holders, promotions
-from app.domain.policies import fold
+from app.domain.grants import fold
 from app.domain.promotions import OPEN
 
 _FOLDED_ROOT = func.lower(promotions.c.artifact_root)

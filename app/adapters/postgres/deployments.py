@@ -10,8 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.tables import deployments
-from app.domain.deployments import Deployment, Phase
-from app.domain.errors import NotFound
+from app.domain.deployments import Deployment, Phase, no_deployment
 
 
 class Deployments:
@@ -25,7 +24,7 @@ class Deployments:
             query = query.with_for_update()
         row = (await self._connection.execute(query)).first()
         if row is None:
-            raise NotFound(f"There is no deployment {deployment_id}.", deployment=deployment_id)
+            raise no_deployment(deployment_id)
         return _deployment(row)
 
     async def find(self, *, model: str | None = None, target: str | None = None) -> list[Deployment]:

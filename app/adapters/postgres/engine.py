@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from app.domain.errors import Unavailable
+from app.domain.errors import InvalidInput, Unavailable
 
 
 def create_engine(database_url: str) -> AsyncEngine:
@@ -34,7 +34,9 @@ def create_engine(database_url: str) -> AsyncEngine:
 
 @asynccontextmanager
 async def translated_failures() -> AsyncIterator[None]:
-    """Turn "the database does not answer" into ``Unavailable``; a wrong query stays what it is."""
+    """Turn "the database does not answer" into ``Unavailable``, and a text that it cannot hold into ``InvalidInput``; a
+    wrong query stays what it is.
+    """
     try:
         yield
     except (OSError, PoolTimeout, InterfaceError, OperationalError) as error:
@@ -42,13 +44,22 @@ async def translated_failures() -> AsyncIterator[None]:
     except DBAPIError as error:
         if error.connection_invalidated or _is_shutdown(error):
             raise Unavailable("The database does not answer.") from error
+        if _state(error) in _NOT_TEXT:
+            raise InvalidInput("text", "expected no NUL character") from None
         raise
+
+
+_NOT_TEXT = {"22021", "22P05"}
+"""character_not_in_repertoire, untranslatable_character: PostgreSQL's text and JSON hold no NUL."""
 
 
 def _is_shutdown(error: DBAPIError) -> bool:
     # Class 57P: admin_shutdown, crash_shutdown, cannot_connect_now. Class 08: connection exceptions.
-    state = getattr(error.orig, "sqlstate", None) or ""
-    return state.startswith(("57P", "08", "53300"))
+    return _state(error).startswith(("57P", "08", "53300"))
+
+
+def _state(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
 
 
 def masked(database_url: str) -> str:

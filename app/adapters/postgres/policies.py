@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import Row, func, insert, select
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.tables import policy_revisions
@@ -19,7 +20,7 @@ class Policies:
         """The newest revision of each policy, by name."""
         newest = (
             select(policy_revisions)
-            .distinct(policy_revisions.c.name)
+            .ext(distinct_on(policy_revisions.c.name))
             .order_by(policy_revisions.c.name, policy_revisions.c.revision.desc())
         )
         return [_policy(row) for row in await self._connection.execute(newest)]

@@ -6,14 +6,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import Row, and_, func, insert, select, text, tuple_, update
+from sqlalchemy import Row, Text, and_, cast, func, insert, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.tables import alias_holders, decisions, policy_revisions, promotions
-from app.domain.errors import Conflict, NotFound
+from app.domain.errors import Conflict
 from app.domain.policies import policy_from_document
-from app.domain.promotions import GOOD, TAKES_NEWER, UNSETTLED, Decision, Filter, Kind, Outcome, Promotion, State
+from app.domain.promotions import (
+    GOOD,
+    TAKES_NEWER,
+    UNSETTLED,
+    Decision,
+    Filter,
+    Kind,
+    Outcome,
+    Promotion,
+    State,
+    no_promotion,
+)
 
 _WITH_POLICY = select(promotions, policy_revisions.c.document).join(
     policy_revisions,
@@ -41,7 +53,7 @@ class Promotions:
             query = query.with_for_update(of=promotions)
         found = await self._read(query)
         if not found:
-            raise NotFound(f"There is no promotion {promotion_id}.", promotion=promotion_id)
+            raise no_promotion(promotion_id)
         return found[0]
 
     async def find_open(self, model: str, alias: str, version: str) -> Promotion | None:
@@ -113,7 +125,29 @@ class Promotions:
             query = query.where(promotions.c.state.in_([state.value for state in wanted.states]))
         if wanted.requested_by is not None:
             query = query.where(promotions.c.requested_by == wanted.requested_by)
+        if wanted.among is not None:
+            # Two parameters, however many there are: PostgreSQL takes 32,767 of them at most.
+            among = (
+                func.unnest(
+                    cast([model for model, _ in wanted.among], ARRAY(Text)),
+                    cast([alias for _, alias in wanted.among], ARRAY(Text)),
+                )
+                .table_valued("model", "alias")
+                .render_derived()
+            )
+            query = query.where(
+                tuple_(promotions.c.model, promotions.c.alias).in_(select(among.c.model, among.c.alias))
+            )
         return await self._read(query)
+
+    async def aliases(self, wanted: Filter) -> Sequence[tuple[str, str]]:
+        """The (model, alias) of which there are promotions."""
+        query = select(promotions.c.model, promotions.c.alias).distinct()
+        if wanted.model is not None:
+            query = query.where(promotions.c.model == wanted.model)
+        if wanted.alias is not None:
+            query = query.where(promotions.c.alias == wanted.alias)
+        return [(row.model, row.alias) for row in await self._connection.execute(query)]
 
     async def history(
         self, model: str, alias: str, *, until: datetime | None = None, limit: int = 100

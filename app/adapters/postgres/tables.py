@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData()
@@ -142,4 +142,162 @@ audit_entries = Table(
     Column("entry", JSONB, nullable=False),
     Column("previous_hash", Text, nullable=False),
     Column("hash", Text, nullable=False),
+)
+
+principals = Table(
+    "principals",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("issuer", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("groups", ARRAY(Text), nullable=False),
+    Column("claims", JSONB, nullable=False),
+    _moment("first_seen_at"),
+    _moment("vouched_at"),
+    _moment("disabled_at", nullable=True),
+    Column("disabled_by", Text),
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("principal_id", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("provider_session", Text),
+    Column("logout_hint", LargeBinary),
+    _moment("created_at"),
+    _moment("authenticated_at"),
+    _moment("last_seen_at"),
+    _moment("expires_at"),
+    Column("address", Text, nullable=False),
+    Column("user_agent", Text, nullable=False),
+    _moment("ended_at", nullable=True),
+    Column("ended_by", Text),
+    Column("end_reason", Text),
+)
+
+sign_ins = Table(
+    "sign_ins",
+    metadata,
+    Column("state_digest", LargeBinary, primary_key=True),
+    Column("browser_digest", LargeBinary, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("nonce", Text, nullable=False),
+    Column("verifier", Text, nullable=False),
+    Column("return_to", Text, nullable=False),
+    _moment("created_at"),
+    _moment("expires_at"),
+)
+
+logins = Table(
+    "logins",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("principal_id", Text, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("refresh_digest", LargeBinary),
+    _moment("authenticated_at"),
+    _moment("created_at"),
+    _moment("refreshed_at"),
+    _moment("expires_at"),
+    Column("address", Text, nullable=False),
+    Column("user_agent", Text, nullable=False),
+    _moment("ended_at", nullable=True),
+    Column("ended_by", Text),
+    Column("end_reason", Text),
+)
+
+used_refresh_tokens = Table(
+    "used_refresh_tokens",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("login_id", Text, nullable=False),
+    _moment("used_at"),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("principal_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("identity", JSONB),
+    Column("login_id", Text),
+    Column("parent_id", Text),
+    _moment("created_at"),
+    _moment("expires_at"),
+    _moment("last_used_at", nullable=True),
+    _moment("revoked_at", nullable=True),
+    Column("revoked_by", Text),
+)
+
+device_authorizations = Table(
+    "device_authorizations",
+    metadata,
+    Column("device_digest", LargeBinary, primary_key=True),
+    Column("user_code", Text, nullable=False),
+    Column("client", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("principal_id", Text),
+    _moment("authenticated_at", nullable=True),
+    _moment("created_at"),
+    _moment("expires_at"),
+    _moment("polled_at", nullable=True),
+    Column("interval_s", Integer, nullable=False),
+    Column("address", Text, nullable=False),
+)
+
+authorization_codes = Table(
+    "authorization_codes",
+    metadata,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("client", Text, nullable=False),
+    Column("redirect_uri", Text, nullable=False),
+    Column("challenge", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("principal_id", Text, nullable=False),
+    _moment("authenticated_at"),
+    _moment("created_at"),
+    _moment("expires_at"),
+    Column("login_id", Text),
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("document", JSONB, nullable=False),
+    Column("revision", Integer, nullable=False),
+    _moment("created_at"),
+    _moment("updated_at"),
+    Column("updated_by", Text, nullable=False),
+)
+
+owners = Table(
+    "owners",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("workspace", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("principal_id", Text, nullable=False),
+    _moment("since"),
+)
+
+identity_epoch = Table("identity_epoch", metadata, Column("value", BigInteger, nullable=False))
+
+seen_token_ids = Table(
+    "seen_token_ids",
+    metadata,
+    Column("issuer", Text, primary_key=True),
+    Column("token_id", Text, primary_key=True),
+    _moment("expires_at"),
 )

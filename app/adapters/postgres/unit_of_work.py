@@ -24,13 +24,21 @@ from app.adapters.postgres.audit import AuditLog
 from app.adapters.postgres.deliveries import Deliveries
 from app.adapters.postgres.deployments import Deployments
 from app.adapters.postgres.engine import create_engine, translated_failures
+from app.adapters.postgres.grants import Grants
 from app.adapters.postgres.jobs import Jobs
+from app.adapters.postgres.logins import Logins
+from app.adapters.postgres.owners import Owners
 from app.adapters.postgres.policies import Policies
+from app.adapters.postgres.principals import Principals
 from app.adapters.postgres.promotions import Promotions
+from app.adapters.postgres.sessions import Sessions
 from app.adapters.postgres.targets import Targets
+from app.adapters.postgres.tokens import Tokens
 from app.domain.audit import Entry
 
 CHANGES_CHANNEL = "countersign_changes"
+IDENTITY_CHANGED = "identity"
+"""The topic that is announced when what was remembered of callers must be forgotten."""
 
 
 class UnitOfWork:
@@ -42,6 +50,12 @@ class UnitOfWork:
     aliases: AliasHolders
     deployments: Deployments
     deliveries: Deliveries
+    principals: Principals
+    sessions: Sessions
+    tokens: Tokens
+    logins: Logins
+    grants: Grants
+    owners: Owners
     audit: AuditLog
     jobs: Jobs
 
@@ -51,6 +65,7 @@ class UnitOfWork:
         self._connection: AsyncConnection | None = None
         self._entries: list[Entry] = []
         self._topics: set[str] = set()
+        self._forgets = False
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -65,6 +80,12 @@ class UnitOfWork:
         self.aliases = AliasHolders(connection)
         self.deployments = Deployments(connection)
         self.deliveries = Deliveries(connection)
+        self.principals = Principals(connection)
+        self.sessions = Sessions(connection)
+        self.tokens = Tokens(connection)
+        self.logins = Logins(connection)
+        self.grants = Grants(connection)
+        self.owners = Owners(connection)
         self.audit = AuditLog(connection)
         self.jobs = Jobs(connection)
         return self
@@ -83,6 +104,14 @@ class UnitOfWork:
         """Wake whoever waits for ``topic``, on any process, when this transaction is committed."""
         self._topics.add(topic)
 
+    def forget_callers(self) -> None:
+        """Have every process forget, within a second of the commit, what it remembers of callers and grants.
+
+        To be called wherever something is taken away: a session or token ended, a grant changed, somebody disabled.
+        """
+        self._forgets = True
+        self.announce(IDENTITY_CHANGED)
+
     async def commit(self) -> None:
         """Write the audit entries, announce, commit. The last line of a use case.
 
@@ -90,13 +119,16 @@ class UnitOfWork:
         """
         if self._connection is None:
             raise RuntimeError("the unit of work was not entered")
+        if self._forgets:
+            # The row is locked until the commit: what is read as the newest value was committed before.
+            await self._connection.execute(text("UPDATE identity_epoch SET value = value + 1"))
         for topic in sorted(self._topics):
             await self._connection.execute(
                 text("SELECT pg_notify(:channel, :topic)"), {"channel": CHANGES_CHANNEL, "topic": topic}
             )
         await self.audit.append(self._entries)
         await self._connection.commit()
-        self._entries, self._topics = [], set()
+        self._entries, self._topics, self._forgets = [], set(), False
 
 
 class Database:
@@ -115,7 +147,7 @@ class Database:
             Unavailable: it does not.
         """
         async with translated_failures(), self._engine.connect() as connection:
-            await connection.execute(text("SELECT 1 FROM audit_entries LIMIT 1"))
+            await connection.execute(text("SELECT value FROM identity_epoch"))
 
     async def close(self) -> None:
         await self._engine.dispose()
