@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from app.adapters.postgres.schema import migrate
+from tests.door import Door, open_door
 from tests.issuer import Issuer, running_issuer
 from tests.platform import Countersign, MlflowServer, new_countersign, running_mlflow
 
@@ -121,3 +122,11 @@ def countersign(
     """A database with the default policy; the test starts gateways and workers."""
     with new_countersign(database_url, mlflow_server, issuer, tmp_path) as countersign:
         yield countersign
+
+
+@pytest.fixture(scope="module")
+async def door(postgres: Callable[[str], str], template_database: str, issuer: Issuer) -> AsyncIterator[Door]:
+    """Sessions, tokens and clients of ours in this process, on a database of their own."""
+    with database_of(postgres, template_database) as url:
+        async with open_door(url, issuer) as door:
+            yield door

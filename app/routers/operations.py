@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -50,10 +48,3 @@ async def console() -> RedirectResponse:
 async def metrics() -> Response:
     """Prometheus metrics of this process."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/.well-known/oauth-protected-resource")
-@public("clients read it to learn where to get a token (RFC 9728)")
-async def oauth_metadata(services: ServicesOf) -> Mapping[str, object]:
-    """Where tokens for this gateway come from."""
-    return services.oauth_metadata

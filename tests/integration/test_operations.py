@@ -41,7 +41,7 @@ def test_metrics_need_a_permission_and_hold_ours_and_fastapis(service: Countersi
 def test_clients_learn_where_tokens_come_from(service: Countersign) -> None:
     metadata = get(service, "/.well-known/oauth-protected-resource").json()
     assert metadata["resource"] == service.url
-    assert metadata["authorization_servers"] == [service.issuer.url]
+    assert metadata["authorization_servers"] == [service.url, service.issuer.url]
 
 
 def test_the_api_describes_itself_without_a_network(service: Countersign) -> None:
