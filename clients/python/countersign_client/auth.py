@@ -1,0 +1,94 @@
+"""A login as `requests` uses it: the token goes to its own gateway and to nobody else."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import requests
+from requests.auth import AuthBase
+
+from countersign_client.addresses import origin_of
+from countersign_client.errors import NotSignedIn, Unreachable
+from countersign_client.session import access_token
+from countersign_client.store import LoginStore
+
+
+class GatewayAuth(AuthBase):
+    """Adds the token of the login at the request's own origin, if there is one; a request to anywhere else goes as it
+    is. ``requests`` takes the header off again before it follows a redirect to another origin.
+
+    A request that has an ``Authorization`` header keeps it.
+    """
+
+    def __init__(self, store: LoginStore | None = None) -> None:
+        self._store = store
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Called by ``requests`` with each request.
+
+        Raises:
+            NotSignedIn: the login has ended.
+            UnsafeStore: the file of logins cannot be used.
+        """
+        gateway = origin_of(request.url or "")
+        if gateway is None or "Authorization" in request.headers:
+            return request
+        token = self._token(gateway)
+        if token:
+            request.headers["Authorization"] = f"Bearer {token}"
+        start = None
+        with suppress(AttributeError, OSError):
+            start = request.body.tell()  # type: ignore[union-attr]  # a file, if it can
+        request.register_hook("response", partial(self._answered, gateway=gateway, token=token, start=start))
+        return request
+
+    def _token(self, gateway: str) -> str | None:
+        store = self._store or LoginStore()
+        login = store.get(gateway)
+        if login is None:
+            return None
+        try:
+            return access_token(gateway, store=store)
+        except Unreachable:
+            # MLflow tries a request again that meets no gateway; and when it is back, its 401 has this refreshed.
+            return login.access_token
+
+    def _answered(
+        self,
+        response: requests.Response,
+        *,
+        gateway: str,
+        token: str | None,
+        start: int | None,
+        **options: Any,  # noqa: ANN401  # what `requests` was given
+    ) -> requests.Response:
+        """What ``requests`` does with the answer: once again with a new token if this one was not taken (RFC 6750
+        section 3.1), as its own digest authentication does.
+        """
+        request = response.request
+        # After a redirect to elsewhere, the answer is another's.
+        if response.status_code != requests.codes.unauthorized or origin_of(request.url or "") != gateway:
+            return response
+        if token is None:
+            raise NotSignedIn(gateway)
+        if request.headers.get("Authorization") != f"Bearer {token}":
+            return response
+        try:
+            renewed = access_token(gateway, store=self._store, refused=token)
+        except Unreachable:
+            return response
+        body = request.body
+        if start is not None:
+            body.seek(start)  # type: ignore[union-attr]  # it could tell
+        elif body is not None and not isinstance(body, str | bytes):
+            return response  # it is spent, and cannot be sent again
+        _ = response.content  # so that the connection can be used again
+        response.close()
+        again = request.copy()
+        again.headers["Authorization"] = f"Bearer {renewed}"
+        answer: requests.Response = response.connection.send(again, **options)
+        answer.history.append(response)
+        answer.request = again
+        return answer

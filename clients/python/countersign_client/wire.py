@@ -1,0 +1,140 @@
+"""HTTP as this package speaks it: small JSON answers, no redirect followed, nothing sent that was not meant to be."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import re
+from collections.abc import Mapping
+
+import requests
+import urllib3.exceptions
+
+from countersign_client.addresses import origin_of
+from countersign_client.errors import Refused, Unreachable
+
+Json = str | int | list[str]
+TIMEOUT_S = (5, 30)
+"""To connect, and between parts of an answer."""
+LARGEST_ANSWER = 1024 * 1024
+TOO_MANY = 429
+_NO_PROXY = {"no_proxy": "*"}
+"""What is said to this machine in the clear is said to no proxy."""
+_REDIRECTS = range(300, 400)
+_FAILURES = range(500, 600)
+_LONGEST_TEXT = 300
+
+
+class OAuthRefused(Refused):
+    """An OAuth endpoint said no (RFC 6749 section 5.2). ``code`` is the machine's word, as ``invalid_grant``."""
+
+    def __init__(self, code: str, description: str) -> None:
+        super().__init__(description or code)
+        self.code = code
+
+
+def get(url: str) -> Mapping[str, object]:
+    """The JSON object at ``url``.
+
+    Raises:
+        Unreachable: no answer, or one that says to try again later.
+        Refused: any other answer.
+    """
+    status, answer = exchange("GET", url)
+    if status != requests.codes.ok:
+        raise Refused(f"{origin_of(url)} is not a Countersign gateway that people can sign in to ({status}).")
+    return answer
+
+
+def post_form(url: str, form: Mapping[str, str]) -> Mapping[str, object]:
+    """What an OAuth endpoint answers.
+
+    Raises:
+        OAuthRefused: with its error code.
+        Unreachable: no answer, or one that says to try again later.
+    """
+    status, answer = exchange("POST", url, form=form)
+    if status != requests.codes.ok:
+        raise OAuthRefused(plain(answer.get("error")) or str(status), plain(answer.get("error_description")))
+    return answer
+
+
+def exchange(
+    method: str,
+    url: str,
+    *,
+    token: str | None = None,
+    form: Mapping[str, str] | None = None,
+    document: Mapping[str, Json] | None = None,
+    query: Mapping[str, str] | None = None,
+) -> tuple[int, Mapping[str, object]]:
+    """Status and JSON object of one answer; an empty one if it has no body.
+
+    Raises:
+        Unreachable: no answer, or one that says to try again later.
+        Refused: a redirect, or an answer that is no JSON object.
+    """
+    where = origin_of(url)
+
+    def authorise(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        # Without this, `requests` would send what ~/.netrc has for the host.
+        if token is not None:
+            request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+    try:
+        with requests.request(
+            method,
+            url,
+            data=form,
+            json=dict(document) if document is not None else None,
+            params=query,
+            auth=authorise,
+            proxies=_NO_PROXY if where and where.startswith("http:") else None,
+            headers={"Accept": "application/json", "User-Agent": _USER_AGENT},
+            timeout=TIMEOUT_S,
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            status, retry_after = response.status_code, response.headers.get("Retry-After", "")
+            body = response.raw.read(LARGEST_ANSWER + 1, decode_content=True)
+    except requests.exceptions.SSLError:
+        raise Unreachable(
+            f"{where} shows a certificate that is not trusted here. If your company signs its own, name its "
+            "certificates in REQUESTS_CA_BUNDLE."
+        ) from None
+    # The causes are left out: they quote addresses and, of some proxies, passwords.
+    except (requests.exceptions.RequestException, OSError):
+        raise Unreachable(f"{where} does not answer. Is the address right, and are you on its network?") from None
+    except urllib3.exceptions.HTTPError:  # from `raw.read`
+        raise Unreachable(f"{where} broke off in the middle of its answer. Try again.") from None
+    if status == TOO_MANY or status in _FAILURES:
+        wait = f" Try again in {retry_after} s." if retry_after.isascii() and retry_after.isdigit() else " Try again."
+        raise Unreachable(f"{where} cannot answer now ({status}).{wait}")
+    if status in _REDIRECTS:
+        raise Refused(f"{where} sends callers elsewhere. Use the gateway's own address.")
+    return status, _object(where, status, body)
+
+
+def _object(where: str | None, status: int, body: bytes) -> Mapping[str, object]:
+    if not body:
+        return {}
+    try:
+        answer = json.loads(body) if len(body) <= LARGEST_ANSWER else None
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise Refused(f"{where} does not answer as a Countersign gateway does ({status}).")
+    return answer
+
+
+def plain(value: object) -> str:
+    """A text of somebody else's as it may be shown on a terminal: one line without control characters, and not long."""
+    text = " ".join(value.split()) if isinstance(value, str) else ""
+    return "".join(character for character in text if character.isprintable())[:_LONGEST_TEXT]
+
+
+_MACHINE = re.sub(r"[^A-Za-z0-9.-]", "", platform.node())
+_USER_AGENT = f"countersign-client/{importlib.metadata.version('countersign-client')} ({_MACHINE or 'unknown'})"
+"""With the machine's name, by which people tell their logins apart."""
