@@ -7,13 +7,19 @@ import sys
 from typing import Annotated
 
 import typer
+from countersign_client.errors import ClientError
 
+from app.cli.access import explain_access
 from app.cli.audit import audit
 from app.cli.configuration import apply
+from app.cli.login import login, logout, whoami
 from app.cli.processes import gateway, migrate, worker
 from app.cli.routes import routes
+from app.cli.tokens import exchange, token
 from app.cli.up import up
 from app.domain.errors import CountersignError
+
+_CALLERS = "For who calls a gateway"
 
 cli = typer.Typer(
     name="countersign",
@@ -44,14 +50,27 @@ cli.command()(gateway)
 cli.command()(worker)
 cli.command()(migrate)
 cli.command()(apply)
+cli.command()(explain_access)
 cli.command()(routes)
 cli.add_typer(audit, name="audit")
+cli.command(rich_help_panel=_CALLERS)(login)
+cli.command(rich_help_panel=_CALLERS)(logout)
+cli.command(rich_help_panel=_CALLERS)(whoami)
+cli.add_typer(token, name="token", rich_help_panel=_CALLERS)
+cli.command(rich_help_panel=_CALLERS)(exchange)
 
 
 def main() -> None:
-    """Run the command. What we refuse ends in one line on stderr and exit status 1, without a traceback."""
+    """Run the command. What is refused ends in one line on stderr, without a traceback.
+
+    The exit status is 1 when something is refused, 2 when the command is used wrongly, 3 when a login is needed, and 4
+    when the gateway does not answer.
+    """
     try:
         cli()
     except CountersignError as error:
         print(f"countersign: {error.message}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
+    except ClientError as error:
+        print(f"countersign: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)

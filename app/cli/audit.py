@@ -52,8 +52,8 @@ def export() -> None:
     from app.bootstrap import open_operator
 
     async def run() -> None:
-        async with open_operator(database_url()) as (_, trail):
-            async for page in trail.everything():
+        async with open_operator(database_url()) as operator:
+            async for page in operator.audit.everything():
                 for item in page:
                     row = {"entry": item.document, "previous_hash": item.previous_hash, "hash": item.hash}
                     typer.echo(json.dumps(row, ensure_ascii=False, separators=(",", ":")))
@@ -64,8 +64,8 @@ def export() -> None:
 async def _verify_database() -> Verification:
     from app.bootstrap import open_operator
 
-    async with open_operator(database_url()) as (_, trail):
-        return await trail.verify()
+    async with open_operator(database_url()) as operator:
+        return await operator.audit.verify()
 
 
 def _verify_file(file: Path) -> Verification:

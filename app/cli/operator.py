@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from app.domain.errors import InvalidConfiguration
-from app.settings import secret
+from app.domain.roles import Role
+from app.settings import roles, secret
 
 
 def database_url() -> str:
@@ -16,3 +19,12 @@ def database_url() -> str:
     if not url.startswith(("postgresql://", "postgres://")):
         raise InvalidConfiguration("COUNTERSIGN_DATABASE_URL: expected postgresql://user:password@host:port/name")
     return url
+
+
+def operators_roles() -> Mapping[Role, Sequence[str]]:
+    """The operator's own grants, if they are set here as where the gateway runs (``COUNTERSIGN_ROLES``).
+
+    Raises:
+        InvalidConfiguration: they are malformed.
+    """
+    return roles()

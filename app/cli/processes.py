@@ -57,7 +57,8 @@ def gateway() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_keep_alive=75,  # longer than load balancers keep idle connections, so that it is they who close
         timeout_graceful_shutdown=20,
     )
@@ -84,8 +85,8 @@ def migrate() -> None:
     revision = bring_up_to_date(url)
 
     async def ensure_policy() -> None:
-        async with open_operator(url) as (configuration, _):
-            await configuration.ensure_default_policy()
+        async with open_operator(url) as operator:
+            await operator.configuration.ensure_default_policy()
 
     asyncio.run(ensure_policy())
     typer.echo(f"The database is at revision {revision}.")

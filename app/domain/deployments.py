@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
+from app.domain.errors import NotFound
+
 
 class Phase(StrEnum):
     """What a deployer says of a generation."""
@@ -111,3 +113,8 @@ def given_up(deployment: Deployment, *, reason: str, message: str, at: datetime)
         observed_generation=deployment.generation,
         updated_at=at,
     )
+
+
+def no_deployment(deployment_id: str) -> NotFound:
+    """The one answer for what does not exist and for what one may not know of."""
+    return NotFound(f"There is no deployment {deployment_id}.", deployment=deployment_id)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from app.domain.errors import InvalidInput, Unresolvable
+from app.domain.errors import InvalidInput, NotFound, Unresolvable
 
 _ALIAS = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -111,3 +111,13 @@ def parse_models_uri(uri: str) -> ModelReference:
     if version.casefold() == "latest" or version.casefold() in _STAGES:
         raise Unresolvable(f"`{version}` is not a fixed version; name a version or an alias.")
     return ModelReference(check_model(unquote(name), field="uri"), version=check_version(version, field="uri"))
+
+
+def no_model(name: str) -> NotFound:
+    """The one answer for a model that does not exist and for one that one may not know of."""
+    return NotFound(f"There is no model {name}.", name=name)
+
+
+def no_version(name: str, version: str) -> NotFound:
+    """The one answer for a version that does not exist and for one that one may not know of."""
+    return NotFound(f"There is no version {version} of model {name}.", name=name, version=version)

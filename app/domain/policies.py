@@ -175,7 +175,7 @@ def policy_from_document(document: Mapping[str, object], *, revision: int) -> Po
         InvalidInput: with the path of the wrong field and what was expected.
     """
     known = {"kind", "name", "models", "alias", "approvals", "rollback", "targets"}
-    if unknown := sorted(set(document) - known):
+    if unknown := sorted(map(str, set(document) - known)):
         raise InvalidInput(unknown[0], f"unknown field; expected one of {', '.join(sorted(known))}")
     rollback = document.get("rollback", {})
     if not isinstance(rollback, Mapping) or set(rollback) - {"approvals"}:
@@ -229,7 +229,7 @@ def _rules(where: str, value: object) -> tuple[ApprovalRule, ...]:
 def _rule(where: str, value: object) -> ApprovalRule:
     if not isinstance(value, Mapping):
         raise InvalidInput(where, "expected an object with name, count and roles, groups or people")
-    if unknown := sorted(set(value) - {"name", "count", "roles", "groups", "people"}):
+    if unknown := sorted(map(str, set(value) - {"name", "count", "roles", "groups", "people"})):
         raise InvalidInput(f"{where}.{unknown[0]}", "unknown field")
     count = value.get("count", 1)
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 100:

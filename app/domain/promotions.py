@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
-from app.domain.errors import AlreadyDecided, IllegalMove
+from app.domain.errors import AlreadyDecided, IllegalMove, NotFound
 from app.domain.policies import Policy
 
 
@@ -204,3 +204,10 @@ class Filter:
     alias: str | None = None
     states: tuple[State, ...] | None = None
     requested_by: str | None = None
+    among: tuple[tuple[str, str], ...] | None = None
+    """Only of these (model, alias)."""
+
+
+def no_promotion(promotion_id: str) -> NotFound:
+    """The one answer for what does not exist and for what one may not know of."""
+    return NotFound(f"There is no promotion {promotion_id}.", promotion=promotion_id)

@@ -12,51 +12,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.params import Depends as DependsMarker
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPBearer
+from fastapi.security import HTTPBasic, HTTPBearer
 
-from app.domain.access import Permission, Principal, authorise
-from app.domain.errors import Forbidden
-from app.domain.verdicts import Deny
-from app.routers.services import ServicesOf
+from app.domain.access import Permission, Principal, holds_somewhere, require
+from app.routers.services import Services, ServicesOf
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 
 _MARK = "__countersign_access__"
-_PUBLIC = "public"
-_documented = HTTPBearer(auto_error=False, description="An OAuth 2 access token of the configured issuer.")
+_bearer = HTTPBearer(auto_error=False, description="An access token of a trusted issuer, or of ours.")
+_basic = HTTPBasic(auto_error=False, description="Any user name, and an access token of ours as the password.")
 
 
-def needs(permission: Permission) -> Callable[[Endpoint], Endpoint]:
-    """The permission that a caller of this route must hold."""
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """Who may call a route; ``permission`` is none if a principal is all that is needed."""
 
-    def mark(endpoint: Endpoint) -> Endpoint:
-        setattr(endpoint, _MARK, permission)
-        return endpoint
+    is_public: bool = False
+    permission: Permission | None = None
+    somewhere: bool = False
 
-    return mark
+
+def needs(permission: Permission, *, somewhere: bool = False) -> Callable[[Endpoint], Endpoint]:
+    """The permission that a caller of this route must hold: on everything, or ``somewhere``, and then the route asks
+    again (``app.domain.access.require``) when it knows of what it is.
+    """
+    return _marked(_Access(permission=permission, somewhere=somewhere))
+
+
+def authenticated(reason: str) -> Callable[[Endpoint], Endpoint]:
+    """Whoever was authenticated may call this route, because of ``reason``."""
+    if not reason:
+        raise TypeError("say why every principal may call the route")
+    return _marked(_Access())
 
 
 def public(reason: str) -> Callable[[Endpoint], Endpoint]:
     """Anybody may call this route, because of ``reason``."""
     if not reason:
         raise TypeError("say why the route is public")
+    return _marked(_Access(is_public=True))
 
+
+def _marked(access: _Access) -> Callable[[Endpoint], Endpoint]:
     def mark(endpoint: Endpoint) -> Endpoint:
-        setattr(endpoint, _MARK, _PUBLIC)
+        setattr(endpoint, _MARK, access)
         return endpoint
 
     return mark
 
 
 async def _principal(
-    request: Request, services: ServicesOf, _token: Annotated[object, Depends(_documented)]
+    request: Request,
+    services: ServicesOf,
+    _bearer_token: Annotated[object, Depends(_bearer)],
+    _basic_token: Annotated[object, Depends(_basic)],
 ) -> Principal:
-    principal = await services.authentication.authenticate(request.headers.raw)
+    principal = await services.authentication.authenticate(request.scope)
     # For the error handler, which tells the audit log who was refused.
     request.state.principal = principal
     return principal
@@ -65,11 +83,18 @@ async def _principal(
 CurrentPrincipal = Annotated[Principal, Depends(_principal)]
 
 
-def _requires(permission: Permission) -> DependsMarker:
+async def authenticated_again(request: Request, services: Services) -> Principal:
+    """The principal of a request that has waited: what was taken away meanwhile is not answered any more."""
+    return await services.authentication.authenticate(request.scope)
+
+
+def _requires(access: _Access) -> DependsMarker:
     async def check(principal: CurrentPrincipal) -> None:
-        verdict = authorise(principal, permission)
-        if isinstance(verdict, Deny):
-            raise Forbidden(verdict.reason, permission=permission.value)
+        permission = access.permission
+        if permission is None:
+            return
+        if not (access.somewhere and holds_somewhere(principal, permission)):
+            require(principal, permission)
 
     marker: DependsMarker = Depends(check)
     return marker
@@ -80,8 +105,8 @@ class GuardedRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:  # noqa: ANN401  # FastAPI's own
         access = getattr(endpoint, _MARK, None)
-        if access is None:
-            raise TypeError(f"{path}: declare @needs(<permission>) or @public(<reason>) below the route")
-        if isinstance(access, Permission):
+        if not isinstance(access, _Access):
+            raise TypeError(f"{path}: declare @needs(<permission>), @authenticated(<reason>) or @public(<reason>)")
+        if not access.is_public:
             options["dependencies"] = [_requires(access), *(options.get("dependencies") or [])]
         super().__init__(path, endpoint, **options)

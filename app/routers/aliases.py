@@ -28,35 +28,37 @@ class AliasAnswer(Answer):
 
 
 @router.get("", response_model=AliasAnswer)
-@needs(Permission.PROMOTIONS_READ)
+@needs(Permission.PROMOTIONS_READ, somewhere=True)
 async def get_alias(
     model: str,
     alias: str,
+    principal: CurrentPrincipal,
     services: ServicesOf,
     at: Annotated[AwareDatetime | None, Query(description="A time with its zone: who held it then.")] = None,
 ) -> AliasAnswer:
     """The holder now, or at a time in the past."""
-    return AliasAnswer.model_validate(await services.aliases.get(model, alias, at=at))
+    return AliasAnswer.model_validate(await services.aliases.get(principal, model, alias, at=at))
 
 
 @router.get("/history", response_model=Page[PromotionAnswer])
-@needs(Permission.PROMOTIONS_READ)
+@needs(Permission.PROMOTIONS_READ, somewhere=True)
 async def get_alias_history(
     model: str,
     alias: str,
+    principal: CurrentPrincipal,
     services: ServicesOf,
     limit: Limit = 50,
     until: Annotated[AwareDatetime | None, Query(description="Only what was applied up to this time.")] = None,
 ) -> Page[PromotionAnswer]:
     """The promotions that moved the alias, newest first."""
-    found = await services.aliases.history(model, alias, until=until, limit=limit)
+    found = await services.aliases.history(principal, model, alias, until=until, limit=limit)
     return Page[PromotionAnswer](
         items=[promotion_answer(promotion, public_url=services.public_url) for promotion in found], next_cursor=None
     )
 
 
 @router.post("/rollback", status_code=201, response_model=PromotionAnswer)
-@needs(Permission.PROMOTIONS_ROLLBACK)
+@needs(Permission.PROMOTIONS_ROLLBACK, somewhere=True)
 async def roll_back_alias(
     model: str,
     alias: str,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from app.domain.access import Permission
 from app.domain.promotions import Filter, Outcome, Promotion, State
-from app.routers.access import CurrentPrincipal, GuardedRoute, needs
+from app.routers.access import CurrentPrincipal, GuardedRoute, authenticated_again, needs
 from app.routers.schemas.promotions import (
     CreatePromotion,
     PromotionAnswer,
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/promotions", tags=["promotions"], route_class=Guarde
 
 
 @router.post("", status_code=201, response_model=PromotionAnswer)
-@needs(Permission.PROMOTIONS_REQUEST)
+@needs(Permission.PROMOTIONS_REQUEST, somewhere=True)
 async def create_promotion(
     body: CreatePromotion, principal: CurrentPrincipal, services: ServicesOf, response: Response
 ) -> PromotionAnswer:
@@ -37,7 +37,7 @@ async def create_promotion(
 
 
 @router.get("", response_model=Page[PromotionAnswer])
-@needs(Permission.PROMOTIONS_READ)
+@needs(Permission.PROMOTIONS_READ, somewhere=True)
 async def list_promotions(
     principal: CurrentPrincipal,
     services: ServicesOf,
@@ -49,14 +49,14 @@ async def list_promotions(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[PromotionAnswer]:
-    """Newest first."""
+    """Newest first, those that you may read."""
     wanted = Filter(
         model=model,
         alias=alias,
         states=tuple(state) if state else None,
         requested_by=principal.id if mine else None,
     )
-    found = await services.promotions.page(wanted, before=read_cursor(cursor), limit=limit)
+    found = await services.promotions.page(principal, wanted, before=read_cursor(cursor), limit=limit)
     last = found[-1] if len(found) == limit else None
     return Page[PromotionAnswer](
         items=[promotion_answer(promotion, public_url=services.public_url) for promotion in found],
@@ -65,9 +65,11 @@ async def list_promotions(
 
 
 @router.get("/{promotion_id}", response_model=PromotionDetail)
-@needs(Permission.PROMOTIONS_READ)
+@needs(Permission.PROMOTIONS_READ, somewhere=True)
 async def get_promotion(
     promotion_id: str,
+    request: Request,
+    principal: CurrentPrincipal,
     services: ServicesOf,
     response: Response,
     wait: Wait = 0,
@@ -75,38 +77,39 @@ async def get_promotion(
 ) -> PromotionDetail:
     """One promotion. With `wait`, answers as soon as it changes, or at once when it is settled."""
     if wait:
-        promotion = await services.promotions.wait(promotion_id, seen_revision=_revision(if_none_match), timeout_s=wait)
-    else:
-        promotion = await services.promotions.get(promotion_id)
-    deployments = await services.deployments.of_promotion(promotion.id)
+        seen = _revision(if_none_match)
+        await services.promotions.wait(principal, promotion_id, seen_revision=seen, timeout_s=wait)
+        principal = await authenticated_again(request, services)
+    promotion = await services.promotions.get(principal, promotion_id)
+    deployments = await services.deployments.of_promotion(principal, promotion.id)
     response.headers["ETag"] = _etag(promotion)
     return promotion_detail(promotion, deployments, public_url=services.public_url)
 
 
 @router.post("/{promotion_id}/approve", response_model=PromotionAnswer)
-@needs(Permission.PROMOTIONS_DECIDE)
+@needs(Permission.PROMOTIONS_READ, somewhere=True)
 async def approve_promotion(
     promotion_id: str, principal: CurrentPrincipal, services: ServicesOf, response: Response, body: Reason | None = None
 ) -> PromotionAnswer:
-    """Say yes. Who asked for it cannot, whatever their role."""
+    """Say yes: an approver of this alias, whom its policy names, who did not ask for it."""
     reason = body.reason if body else ""
     promotion = await services.promotions.decide(principal, promotion_id, Outcome.APPROVE, reason=reason)
     return _answer(promotion, services, response)
 
 
 @router.post("/{promotion_id}/reject", response_model=PromotionAnswer)
-@needs(Permission.PROMOTIONS_DECIDE)
+@needs(Permission.PROMOTIONS_READ, somewhere=True)
 async def reject_promotion(
     promotion_id: str, principal: CurrentPrincipal, services: ServicesOf, response: Response, body: Reason | None = None
 ) -> PromotionAnswer:
-    """Say no. One rejection closes the promotion."""
+    """Say no, by those who could say yes. One rejection closes the promotion."""
     reason = body.reason if body else ""
     promotion = await services.promotions.decide(principal, promotion_id, Outcome.REJECT, reason=reason)
     return _answer(promotion, services, response)
 
 
 @router.post("/{promotion_id}/withdraw", response_model=PromotionAnswer)
-@needs(Permission.PROMOTIONS_REQUEST)
+@needs(Permission.PROMOTIONS_REQUEST, somewhere=True)
 async def withdraw_promotion(
     promotion_id: str, principal: CurrentPrincipal, services: ServicesOf, response: Response, body: Reason | None = None
 ) -> PromotionAnswer:

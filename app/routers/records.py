@@ -1,4 +1,4 @@
-"""``/me``, ``/policies`` and ``/audit``: who am I, what holds, and what happened."""
+"""``/policies`` and ``/audit``: what holds, and what happened."""
 
 from __future__ import annotations
 
@@ -9,24 +9,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from app.domain.access import Permission, PrincipalKind, Role
+from app.domain.access import Permission
 from app.domain.policies import document_of
 from app.routers.access import CurrentPrincipal, GuardedRoute, needs
 from app.routers.schemas.shared import Answer, Limit
 from app.routers.services import ServicesOf
 
 router = APIRouter(route_class=GuardedRoute)
-
-
-class MeAnswer(Answer):
-    """How Countersign sees you."""
-
-    id: str
-    name: str
-    kind: PrincipalKind
-    groups: Sequence[str]
-    roles: Sequence[Role]
-    permissions: Sequence[Permission]
 
 
 class PolicyAnswer(Answer):
@@ -62,27 +51,13 @@ class VerificationAnswer(Answer):
     problem: str | None
 
 
-@router.get("/me", response_model=MeAnswer, tags=["access"])
-@needs(Permission.MODELS_RESOLVE)
-async def get_me(principal: CurrentPrincipal) -> MeAnswer:
-    """Your name, groups, roles and permissions."""
-    return MeAnswer(
-        id=principal.id,
-        name=principal.name,
-        kind=principal.kind,
-        groups=sorted(principal.groups),
-        roles=sorted(principal.roles),
-        permissions=sorted(principal.permissions),
-    )
-
-
 @router.get("/policies", response_model=list[PolicyAnswer], tags=["policies"])
-@needs(Permission.POLICIES_READ)
-async def list_policies(services: ServicesOf) -> list[PolicyAnswer]:
-    """The policies in force, by name."""
+@needs(Permission.POLICIES_READ, somewhere=True)
+async def list_policies(principal: CurrentPrincipal, services: ServicesOf) -> list[PolicyAnswer]:
+    """The policies in force, by name; not those of a single model that you may not read."""
     return [
         PolicyAnswer(name=policy.name, revision=policy.revision, document=document_of(policy))
-        for policy in await services.configuration.policies()
+        for policy in await services.configuration.policies(principal)
     ]
 
 

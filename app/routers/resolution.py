@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from app.domain.access import Permission
-from app.routers.access import GuardedRoute, needs
+from app.routers.access import CurrentPrincipal, GuardedRoute, authenticated_again, needs
 from app.routers.schemas.shared import Answer, Wait
 from app.routers.services import ServicesOf
 
@@ -28,9 +28,11 @@ class ResolutionAnswer(Answer):
 
 
 @router.get("/resolve", response_model=ResolutionAnswer, responses={304: {"description": "Nothing changed."}})
-@needs(Permission.MODELS_RESOLVE)
+@needs(Permission.MODELS_RESOLVE, somewhere=True)
 async def resolve(
     uri: Annotated[str, Query(max_length=1000, examples=["models:/iris@production"])],
+    request: Request,
+    principal: CurrentPrincipal,
     services: ServicesOf,
     response: Response,
     wait: Wait = 0,
@@ -41,7 +43,10 @@ async def resolve(
     With `If-None-Match`, answers 304 when nothing changed; with `wait` too, only after that many seconds.
     """
     seen = if_none_match.strip().removeprefix("W/").strip('"') if if_none_match else None
-    resolution = await services.resolver.wait(uri, seen=seen, timeout_s=wait)
+    resolution = await services.resolver.wait(principal, uri, seen=seen, timeout_s=wait)
+    if wait:
+        principal = await authenticated_again(request, services)
+        await services.resolver.check_may_resolve(principal, uri)
     headers = {"ETag": f'"{resolution.etag}"', "Cache-Control": "private, no-cache"}
     if resolution.etag == seen:
         return Response(status_code=304, headers=headers)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from app.adapters.postgres.unit_of_work import UnitOfWork
+from app.domain.access import Permission, Principal, may, require
 from app.domain.audit import Actor, Entry
-from app.domain.deployments import Deployment, Report, given_up, observed
+from app.domain.deployments import Deployment, Report, given_up, no_deployment, observed
 from app.ports import Clock
 from app.services.applying import settle_rollout
-from app.services.recording import UnitOfWorkFactory
+from app.services.recording import UnitOfWorkFactory, actor_of
+from app.services.resources import model_for, models_for
 
 
 class Deployments:
@@ -17,14 +19,28 @@ class Deployments:
         self._unit_of_work = unit_of_work
         self._clock = clock
 
-    async def get(self, deployment_id: str) -> Deployment:
-        """Raises ``NotFound``."""
+    async def get(self, principal: Principal, deployment_id: str) -> Deployment:
+        """Raises ``NotFound``: there is none, or none that the principal may know of."""
         async with self._unit_of_work() as work:
-            return await work.deployments.get(deployment_id)
+            return await self._readable(work, principal, deployment_id)
 
-    async def find(self, *, model: str | None = None, target: str | None = None) -> list[Deployment]:
+    async def find(
+        self, principal: Principal, *, model: str | None = None, target: str | None = None
+    ) -> list[Deployment]:
+        """By target and model, those that the principal may know of."""
         async with self._unit_of_work() as work:
-            return await work.deployments.find(model=model, target=target)
+            return await _of(work, principal, await work.deployments.find(model=model, target=target))
+
+    async def check_may_report(self, principal: Principal, deployment_id: str) -> None:
+        """Return if the principal reports how this deployment is, with a token instead of the target's signature.
+
+        Raises:
+            NotFound: there is none, or none that the principal may know of.
+            Forbidden: the principal does not report on this model.
+        """
+        async with self._unit_of_work() as work:
+            deployment = await self._readable(work, principal, deployment_id)
+            require(principal, Permission.DEPLOYMENTS_REPORT, await model_for(work, principal, deployment.model))
 
     async def callback_secret_of(self, deployment_id: str) -> str:
         """The reference of the secret with which the deployer signs. Raises ``NotFound``."""
@@ -32,13 +48,20 @@ class Deployments:
             deployment = await work.deployments.get(deployment_id)
             return (await work.targets.get(deployment.target)).callback_secret
 
-    async def of_promotion(self, promotion_id: str) -> list[Deployment]:
-        """Those that a promotion called last."""
+    async def of_promotion(self, principal: Principal, promotion_id: str) -> list[Deployment]:
+        """Those that a promotion called last, and that the principal may know of."""
         async with self._unit_of_work() as work:
-            return await work.deployments.of_promotion(promotion_id)
+            return await _of(work, principal, await work.deployments.of_promotion(promotion_id))
 
-    async def report(self, deployment_id: str, report: Report) -> tuple[Deployment, Deployment]:
+    async def report(
+        self, deployment_id: str, report: Report, *, by: Principal | None = None
+    ) -> tuple[Deployment, Deployment]:
         """Take a deployer's report; returns the deployment before and after. One that is late changes nothing.
+
+        Args:
+            deployment_id: of what.
+            report: what was observed.
+            by: who says so; none if it is the deployment's target, by its signature.
 
         Raises:
             NotFound: there is no such deployment.
@@ -50,7 +73,7 @@ class Deployments:
                 return before, before
             await work.deployments.save(after)
             if after.phase is not before.phase:
-                work.record(self._entry(after))
+                work.record(self._entry(after, by))
             await settle_rollout(work, after.promotion_id, self._clock)
             await work.commit()
         return before, after
@@ -67,7 +90,13 @@ class Deployments:
         work.record(self._entry(after))
         await settle_rollout(work, after.promotion_id, self._clock)
 
-    def _entry(self, deployment: Deployment) -> Entry:
+    async def _readable(self, work: UnitOfWork, principal: Principal, deployment_id: str) -> Deployment:
+        deployment = await work.deployments.get(deployment_id)
+        if not await _of(work, principal, [deployment]):
+            raise no_deployment(deployment_id)
+        return deployment
+
+    def _entry(self, deployment: Deployment, by: Principal | None = None) -> Entry:
         details: Mapping[str, str | int] = {
             "target": deployment.target,
             "model": deployment.model,
@@ -79,11 +108,21 @@ class Deployments:
         }
         return Entry(
             at=deployment.updated_at,
-            actor=Actor(id=f"target:{deployment.target}", name=deployment.target),
+            actor=actor_of(by) if by else Actor(id=f"target:{deployment.target}", name=deployment.target),
             action=f"deployment.{deployment.phase.value.lower()}",
             object_id=deployment.id,
             details=details,
         )
+
+
+async def _of(work: UnitOfWork, principal: Principal, found: list[Deployment]) -> list[Deployment]:
+    """Those of models of which the principal may know what is deployed."""
+    resources = await models_for(work, principal, [(deployment.model, None) for deployment in found])
+    return [
+        deployment
+        for deployment, resource in zip(found, resources, strict=True)
+        if may(principal, Permission.DEPLOYMENTS_READ, resource)
+    ]
 
 
 async def _locked(work: UnitOfWork, deployment_id: str) -> Deployment:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 
 from app.adapters.postgres.unit_of_work import UnitOfWork
-from app.domain.access import Principal, PrincipalKind
+from app.domain.access import Permission, Principal, PrincipalKind, may, require
 from app.domain.audit import Actor
 from app.domain.digests import tree_digest
 from app.domain.errors import Conflict, Forbidden, NotFound
@@ -23,11 +23,23 @@ from app.domain.policies import (
     is_satisfied,
     policy_for,
 )
-from app.domain.promotions import TAKES_NEWER, Decision, Filter, Kind, Outcome, Promotion, State, decided, moved
+from app.domain.promotions import (
+    TAKES_NEWER,
+    Decision,
+    Filter,
+    Kind,
+    Outcome,
+    Promotion,
+    State,
+    decided,
+    moved,
+    no_promotion,
+)
 from app.domain.storage import artifact_root, physical_uri
 from app.ports import Changes, Clock, ModelRegistry, ObjectStore
 from app.services.identifiers import new_id
 from app.services.recording import UnitOfWorkFactory, actor_of, promotion_entry
+from app.services.resources import model_for, readable
 
 
 def topic_of(promotion_id: str) -> str:
@@ -97,6 +109,7 @@ class Promotions:
 
         Raises:
             InvalidInput, NotFound: the name is malformed; there is no such model, version, or protected alias.
+            Forbidden: the principal does not ask for promotions of this alias.
             Conflict: the version holds the alias already, and no promotion of ours put it there.
             Unresolvable: no physical address can be given for the version.
         """
@@ -104,6 +117,7 @@ class Promotions:
         check_alias(alias)
         check_version(version)
         async with self._unit_of_work() as work:
+            require(principal, Permission.PROMOTIONS_REQUEST, await model_for(work, principal, model, alias))
             policy = policy_for(await work.policies.in_force(), model, alias)
             existing = await work.promotions.find_open(model, alias, version)
         if existing:
@@ -125,12 +139,14 @@ class Promotions:
         """Ask that the last good holder of ``alias`` hold it again, on the policy's fast lane.
 
         Raises:
+            Forbidden: the principal does not roll this alias back.
             NotFound: no promotion of ours put the present holder there, or none before it.
             Conflict: the version to go back to is not what it was.
         """
         check_model(model)
         check_alias(alias)
         async with self._unit_of_work() as work:
+            require(principal, Permission.PROMOTIONS_ROLLBACK, await model_for(work, principal, model, alias))
             policy = policy_for(await work.policies.in_force(), model, alias)
             holder = await work.aliases.get(model, alias)
             if policy is None or holder is None:
@@ -153,44 +169,56 @@ class Promotions:
         rollback = self._draft(Kind.ROLLBACK, principal, reason, policy, pinned, rolls_back=undone.id)
         return await self._open(rollback, actor_of(principal))
 
-    async def get(self, promotion_id: str) -> Promotion:
-        """Raises ``NotFound``."""
+    async def get(self, principal: Principal, promotion_id: str) -> Promotion:
+        """Raises ``NotFound``: there is none, or none that the principal may know of."""
         async with self._unit_of_work() as work:
-            return await work.promotions.get(promotion_id)
+            return await self._readable(work, principal, promotion_id)
 
-    async def wait(self, promotion_id: str, *, seen_revision: int | None, timeout_s: float) -> Promotion:
+    async def wait(
+        self, principal: Principal, promotion_id: str, *, seen_revision: int | None, timeout_s: float
+    ) -> Promotion:
         """The promotion as soon as it is not at ``seen_revision`` any more, or after the time. A settled one at once.
 
         Without ``seen_revision``, a change from now on is waited for. No connection to the database is held meanwhile.
         """
         deadline = time.monotonic() + timeout_s
         async with self._changes.subscribe(topic_of(promotion_id)) as subscription:
-            promotion = await self.get(promotion_id)
+            promotion = await self.get(principal, promotion_id)
             seen = promotion.revision if seen_revision is None else seen_revision
             while promotion.revision == seen and not promotion.is_settled:
                 left = deadline - time.monotonic()
                 if left <= 0 or not await subscription.wait(left):
                     break
-                promotion = await self.get(promotion_id)
+                promotion = await self.get(principal, promotion_id)
         return promotion
 
     async def page(
-        self, wanted: Filter, *, before: tuple[datetime, str] | None = None, limit: int = 50
+        self, principal: Principal, wanted: Filter, *, before: tuple[datetime, str] | None = None, limit: int = 50
     ) -> Sequence[Promotion]:
-        """Newest first, those before the key (created_at, id) of the last one seen."""
+        """Newest first, those before the key (created_at, id) of the last one seen: what the principal may read."""
         async with self._unit_of_work() as work:
+            if not may(principal, Permission.PROMOTIONS_READ):
+                # The database is asked for what may be read, so that a page is full and a cursor tells of nothing else.
+                aliases = await work.promotions.aliases(wanted)
+                among = await readable(work, principal, Permission.PROMOTIONS_READ, aliases)
+                wanted = replace(wanted, among=tuple(among))
             return await work.promotions.page(wanted, before=before, limit=limit)
 
     async def decide(self, principal: Principal, promotion_id: str, outcome: Outcome, *, reason: str = "") -> Promotion:
         """Approve or reject.
 
         Raises:
-            NotFound, SelfApproval, NotAnApprover: see the domain.
+            NotFound: there is none, or none that the principal may know of.
+            SelfApproval, Forbidden, NotAnApprover: it is the principal's own; no grant, or not the policy, lets it.
             IllegalMove, AlreadyDecided: it takes no (further) decision of this principal; tells the state.
         """
         async with self._unit_of_work() as work:
-            before = await work.promotions.get(promotion_id, for_update=True)
-            check_may_decide(rules_of(before), principal, requested_by=before.requested_by)
+            before = await self._readable(work, principal, promotion_id, for_update=True)
+            resource = await model_for(work, principal, before.model, before.alias)
+            if before.requested_by != principal.id:
+                require(principal, Permission.PROMOTIONS_DECIDE, resource)
+            roles = principal.access.roles_on(resource)
+            check_may_decide(rules_of(before), principal, roles=roles, requested_by=before.requested_by)
             decision = Decision(
                 principal_id=principal.id,
                 principal_name=principal.name,
@@ -198,7 +226,7 @@ class Promotions:
                 reason=reason,
                 decided_at=self._clock.now(),
                 groups=principal.groups,
-                roles=frozenset(role.value for role in principal.roles),
+                roles=frozenset(role.value for role in roles),
                 is_service=principal.kind is PrincipalKind.SERVICE,
             )
             after = decided(before, decision)
@@ -219,11 +247,11 @@ class Promotions:
         """Take a promotion back before it is applied.
 
         Raises:
-            NotFound, Forbidden: there is none, or somebody else asked for it.
+            NotFound, Forbidden: there is none that the principal may know of, or somebody else asked for it.
             IllegalMove: it is too late; tells the state.
         """
         async with self._unit_of_work() as work:
-            before = await work.promotions.get(promotion_id, for_update=True)
+            before = await self._readable(work, principal, promotion_id, for_update=True)
             if before.requested_by != principal.id:
                 raise Forbidden(
                     f"Only {before.requested_by_name}, who asked for it, can withdraw promotion {before.id}."
@@ -235,6 +263,15 @@ class Promotions:
             work.announce(topic_of(after.id))
             await work.commit()
         return after
+
+    async def _readable(
+        self, work: UnitOfWork, principal: Principal, promotion_id: str, *, for_update: bool = False
+    ) -> Promotion:
+        promotion = await work.promotions.get(promotion_id, for_update=for_update)
+        resource = await model_for(work, principal, promotion.model, promotion.alias)
+        if not may(principal, Permission.PROMOTIONS_READ, resource):
+            raise no_promotion(promotion_id)
+        return promotion
 
     async def _pin(self, model: str, alias: str, version: str) -> _Pinned:
         """Look at the world: outside any transaction, because it may take long."""

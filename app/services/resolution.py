@@ -6,14 +6,17 @@ import hashlib
 import time
 from dataclasses import astuple, dataclass
 
+from app.domain.access import Permission, Principal, may, require
 from app.domain.errors import NotFound
-from app.domain.names import ModelReference, parse_models_uri
+from app.domain.grants import Resource
+from app.domain.names import ModelReference, no_model, no_version, parse_models_uri
 from app.domain.policies import policy_for
 from app.domain.promotions import Promotion
 from app.domain.storage import physical_uri
 from app.ports import Changes, ModelRegistry
 from app.services.applying import alias_topic
 from app.services.recording import UnitOfWorkFactory
+from app.services.resources import model_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Resolver:
         self._changes = changes
         self._destination = artifacts_destination
 
-    async def resolve(self, uri: str) -> Resolution:
+    async def resolve(self, principal: Principal, uri: str) -> Resolution:
         """The physical address of a version, or of the version that holds an alias.
 
         A protected alias that a promotion moved is answered from our ledger, even while MLflow is away: what resolves
@@ -60,8 +63,10 @@ class Resolver:
 
         Raises:
             InvalidInput, Unresolvable: the URI is malformed, or has no one physical address.
-            NotFound: names the model, version or alias.
+            NotFound: names the model, version or alias; so too if the principal may not know of it.
+            Forbidden: the principal may know of the model, and not where its bytes are.
         """
+        await self.check_may_resolve(principal, uri)
         reference = parse_models_uri(uri)
         approved = await self._approved(reference)
         if approved:
@@ -88,20 +93,42 @@ class Resolver:
             promotion_id=None,
         )
 
-    async def wait(self, uri: str, *, seen: str | None, timeout_s: float) -> Resolution:
+    async def check_may_resolve(self, principal: Principal, uri: str) -> None:
+        """Return if the principal may know where these bytes are.
+
+        Raises:
+            NotFound, Forbidden: see ``resolve``.
+        """
+        reference = parse_models_uri(uri)
+        async with self._unit_of_work() as work:
+            resource = await model_for(work, principal, reference.model, reference.alias)
+        if not may(principal, Permission.MODELS_RESOLVE, resource):
+            await self._refuse(principal, reference, resource)
+
+    async def wait(self, principal: Principal, uri: str, *, seen: str | None, timeout_s: float) -> Resolution:
         """The resolution as soon as its ETag is not ``seen``, or after the time."""
         reference = parse_models_uri(uri)
         if reference.alias is None:
-            return await self.resolve(uri)
+            return await self.resolve(principal, uri)
         deadline = time.monotonic() + timeout_s
         async with self._changes.subscribe(alias_topic(reference.model, reference.alias)) as subscription:
-            resolution = await self.resolve(uri)
+            resolution = await self.resolve(principal, uri)
             while resolution.etag == seen:
                 left = deadline - time.monotonic()
                 if left <= 0 or not await subscription.wait(left):
                     break
-                resolution = await self.resolve(uri)
+                resolution = await self.resolve(principal, uri)
         return resolution
+
+    async def _refuse(self, principal: Principal, reference: ModelReference, resource: Resource) -> None:
+        """Always raises; for who may not even know of the model, what it would if there were none."""
+        if may(principal, Permission.REGISTRY_READ, resource):
+            require(principal, Permission.MODELS_RESOLVE, resource)
+        if reference.version is not None:
+            await self._registry.get_version(reference.model, reference.version)
+            raise no_version(reference.model, reference.version)
+        await self._registry.get_model(reference.model)
+        raise no_model(reference.model)
 
     async def _approved(self, reference: ModelReference) -> Promotion | None:
         async with self._unit_of_work() as work:

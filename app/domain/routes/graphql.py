@@ -7,8 +7,10 @@ MLflow's "mutations" two only read.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from app.domain.access import Permission
+from app.domain.routes.resources import Named
 
 _TRACKING, _REGISTRY = Permission.TRACKING_READ, Permission.REGISTRY_READ
 
@@ -35,3 +37,33 @@ INNER_FIELDS: Mapping[str, Permission] = {
 }
 """Fields below the root that MLflow fetches something for (``modelVersions`` of a run crosses to the registry), by
 name alone: a field of that name needs the permission wherever it stands."""
+
+PERMISSIONS = frozenset({_TRACKING, _REGISTRY})
+"""Who holds these on everything may ask for whatever is listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A member of a root field's ``input`` that names something."""
+
+    name: str
+    kind: Named
+    is_list: bool = False
+
+
+ARGUMENTS: Mapping[str, tuple[Argument, ...] | None] = {
+    "mlflowGetExperiment": (Argument("experimentId", Named.EXPERIMENT),),
+    "mlflowGetMetricHistoryBulkInterval": (Argument("runIds", Named.RUN, is_list=True),),
+    "mlflowGetRun": (Argument("runId", Named.RUN), Argument("runUuid", Named.RUN)),
+    "mlflowListArtifacts": (Argument("runId", Named.RUN), Argument("runUuid", Named.RUN)),
+    "mlflowSearchDatasets": (Argument("experimentIds", Named.EXPERIMENT, is_list=True),),
+    "mlflowSearchModelVersions": None,
+    "mlflowSearchRuns": (Argument("experimentIds", Named.EXPERIMENT, is_list=True),),
+    "test": (),
+    "__typename": (),
+}
+"""What a field names, for principals who may see some only. None: they are refused, because MLflow's pages cannot be
+made out of what is left of them."""
+
+FILTERED = "modelVersions"
+"""The field, wherever it stands, that lists versions of models; each is shown to who may see its model."""

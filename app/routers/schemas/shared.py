@@ -37,7 +37,7 @@ class Page(Answer, Generic[Item]):
 
 
 Limit = Annotated[int, Query(ge=1, le=200, description="How many items at most.")]
-Cursor = Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before.")]
+Cursor = Annotated[str | None, Query(max_length=4000, description="`next_cursor` of the page before.")]
 Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to wait for a change before answering.")]
 
 
@@ -63,3 +63,23 @@ def read_cursor(cursor: str | None) -> tuple[datetime, str] | None:
     if place.tzinfo is None or not isinstance(identifier, str):
         raise refusal
     return place, identifier
+
+
+def write_name_cursor(name: str) -> str:
+    """The place behind an item of a list that is ordered by name."""
+    return base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
+
+
+def read_name_cursor(cursor: str | None) -> str:
+    """The name that a cursor names; empty for the beginning.
+
+    Raises:
+        InvalidInput: it is not one of ours.
+    """
+    try:
+        name = base64.urlsafe_b64decode((cursor or "") + "=" * (-len(cursor or "") % 4)).decode()
+    except (ValueError, binascii.Error):
+        raise InvalidInput("cursor", "expected a `next_cursor` of an earlier answer") from None
+    if "\x00" in name:
+        raise InvalidInput("cursor", "expected a `next_cursor` of an earlier answer")
+    return name
