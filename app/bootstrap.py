@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache, partial
 
+import structlog
 from prometheus_client import Counter, Histogram
 
 from app.adapters.assertions import OURSELVES, GatewayAssertion
 from app.adapters.clock import SystemClock
+from app.adapters.identity_file import read_trusted
 from app.adapters.mlflow_registry import MlflowRegistry
 from app.adapters.object_store import ObjectStores
-from app.adapters.oidc import OidcProvider, TrustedIssuer
+from app.adapters.oidc import TrustedIssuers
+from app.adapters.oidc.relying_party import OidcRelyingParty
 from app.adapters.postgres.changes import PostgresChanges
+from app.adapters.postgres.freshness import IdentityFreshness
 from app.adapters.postgres.unit_of_work import Database
+from app.adapters.sealing import AesSealer
 from app.adapters.secrets import Secrets
 from app.adapters.webhook_sender import WebhookSender
 from app.adapters.webhook_signatures import StandardWebhooks
 from app.domain.access import Principal
 from app.domain.admission import Limits
+from app.domain.discovery import Discovery
 from app.domain.errors import CountersignError, Forbidden, NotAuthenticated
+from app.domain.grants import DEFAULT_WORKSPACE, grants_of_roles
 from app.domain.lanes import Lane
 from app.domain.problems import problem_of
+from app.domain.roles import Role
 from app.domain.routes import Route
+from app.domain.sessions import Lifetimes, cookies_of
 from app.proxy import Admission, ExchangeLimits, Proxy, Sizes, Upstream, Watch
+from app.proxy.limited import Limited
+from app.routers.browser_pages import PagesForBrowsers
 from app.routers.services import Services
 from app.services.aliases import Aliases
 from app.services.applying import Applying
@@ -34,15 +46,29 @@ from app.services.callbacks import Callbacks
 from app.services.configuration import Configuration
 from app.services.deliveries import Deliveries
 from app.services.deployments import Deployments
+from app.services.explaining import Explaining
+from app.services.granting import GrantBook
+from app.services.grants import Grants
 from app.services.guarding import RegistryGuard
 from app.services.health import Health
 from app.services.holders import AliasHoldersInMlflow
+from app.services.logins import Logins
+from app.services.owning import Owning
+from app.services.principals import Principals
 from app.services.promotions import Promotions
+from app.services.reach import Reach
 from app.services.recording import AuditTrail
 from app.services.resolution import Resolver
+from app.services.sessions import Sessions
+from app.services.sign_in import Provider, SignIn
 from app.services.sweeping import Sweeping
+from app.services.throttling import Throttle
+from app.services.token_exchange import TokenExchange
+from app.services.tokens import Tokens
 from app.settings import Settings
 from app.telemetry import DENIALS, PROXY_REQUESTS, PROXY_SECONDS
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +78,8 @@ class Gateway:
     proxy: Proxy
     services: Services
     changes: PostgresChanges
+    origins: frozenset[str]
+    """Whose scripts may call us (CORS)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +101,22 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         assertion = _assertion(settings)
         registry = MlflowRegistry(settings.upstream_urls, assertion)
         stack.push_async_callback(registry.close)
-        provider = OidcProvider(_trusted_issuer(settings))
-        stack.push_async_callback(provider.close)
+        trusted = read_trusted(settings)
+        clock, secrets, work = SystemClock(), Secrets(), database.unit_of_work
+        issuers = TrustedIssuers(trusted.issuers, clock)
+        stack.push_async_callback(issuers.close)
+        providers = []
+        for each in trusted.issuers:
+            if each.sign_in:
+                party = OidcRelyingParty(each, clock)
+                stack.push_async_callback(party.close)
+                providers.append(Provider(each, party))
         changes = PostgresChanges(settings.database_url.get_secret_value())
         changes.start()
         stack.push_async_callback(changes.close)
+        freshness = IdentityFreshness(settings.database_url.get_secret_value(), changes)
+        freshness.start()
+        stack.push_async_callback(freshness.close)
         admission = _admission(settings)
         for worker in admission.workers:
             stack.push_async_callback(worker.upstream.close)
@@ -85,7 +124,6 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         watch.start()
         stack.push_async_callback(watch.close)
 
-        clock, secrets, work = SystemClock(), Secrets(), database.unit_of_work
         promotions = Promotions(
             work, registry, ObjectStores(), changes, clock, artifacts_destination=settings.artifacts_destination
         )
@@ -99,32 +137,86 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             public_url=settings.public_url,
             artifacts_destination=settings.artifacts_destination,
         )
+        reach = Reach(
+            registry,
+            work,
+            clock,
+            artifacts_destination=settings.artifacts_destination,
+            has_workspaces=settings.workspaces,
+        )
         deployments = Deployments(work, clock)
+        audit = AuditTrail(work, clock)
+        refusals = Throttle(settings.sign_in_rate)
+        lifetimes = Lifetimes(
+            idle=timedelta(seconds=settings.session_idle_s), absolute=timedelta(seconds=settings.session_lifetime_s)
+        )
+        sessions = Sessions(
+            work,
+            clock,
+            lifetimes=lifetimes,
+            providers={provider.name: provider.trusted.issuer for provider in providers},
+        )
+        operators_grants = grants_of_roles(settings.roles)
+        book = GrantBook(work, freshness, operators_grants)
+        tokens = Tokens(work, clock, longest_days=settings.token_days, most=settings.tokens_per_person)
+        stack.push_async_callback(tokens.close)
+        clients = trusted.clients
+        authentication = Authentication(
+            issuers=issuers,
+            tokens=tokens,
+            sessions=sessions,
+            book=book,
+            freshness=freshness,
+            audit=audit,
+            refusals=refusals,
+            clock=clock,
+            public_url=settings.public_url,
+            cookie=cookies_of(settings.public_url).session,
+        )
         services = Services(
-            authentication=Authentication(provider),
+            authentication=authentication,
             promotions=promotions,
             aliases=Aliases(work, registry),
             resolver=Resolver(work, registry, changes, artifacts_destination=settings.artifacts_destination),
-            configuration=Configuration(work, clock),
+            configuration=Configuration(work, clock, operators_grants),
             deployments=deployments,
             callbacks=Callbacks(deployments, secrets, StandardWebhooks()),
             deliveries=Deliveries(work, WebhookSender(), secrets, deployments, clock),
-            audit=AuditTrail(work, clock),
+            audit=audit,
             health=Health(
                 {
                     "database": database.check_alive,
                     "mlflow": partial(_check_mlflow, registry, admission),
-                    "identity_provider": provider.check_alive,
+                    "identity_provider": issuers.check_alive,
                 },
                 {"mlflow": admission.note},
             ),
+            pages=PagesForBrowsers(settings.public_url),
             public_url=settings.public_url,
-            oauth_metadata={
-                "resource": settings.public_url,
-                "authorization_servers": [settings.oidc_issuer],
-                "bearer_methods_supported": ["header"],
-                "resource_name": "Countersign",
-            },
+            sign_in=SignIn(
+                work,
+                clock,
+                providers=providers,
+                lifetimes=lifetimes,
+                public_url=settings.public_url,
+                refusals_per_minute=settings.sign_in_rate,
+            ),
+            sessions=sessions,
+            grants=Grants(work, clock, settings=operators_grants, experiment_of=partial(_experiment_of, registry)),
+            principals=Principals(work, clock),
+            explaining=Explaining(work, operators_grants),
+            token_days=settings.token_days,
+            tokens=tokens,
+            logins=Logins(
+                work,
+                clock,
+                clients=clients,
+                lifetime=timedelta(seconds=settings.login_lifetime_s),
+                attempts=Throttle(settings.sign_in_rate),
+            ),
+            exchange=TokenExchange(work, clock, issuers=issuers, tokens=tokens, public_url=settings.public_url),
+            discovery=Discovery(settings.public_url, [each.issuer for each in trusted.issuers if each.accepts_tokens]),
+            refusals=refusals,
         )
         proxy = Proxy(
             admission=admission,
@@ -134,6 +226,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             guard=guard,
             denied=_DenialRecorder(services.audit),
             observe=_observe,
+            pages=services.pages,
             limits=ExchangeLimits(
                 json_body=settings.max_json_body,
                 body=settings.max_body,
@@ -142,8 +235,12 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
                 upstream_s_of=settings.upstream_timeouts,
             ),
             openings=settings.open_routes,
+            limited=partial(_limited, reach, Owning(work, clock, reach), settings),
         )
-        yield Gateway(proxy, services, changes)
+        with suppress(CountersignError):  # a database that is away for a moment is no reason not to start
+            if await services.grants.nobody_administers():
+                _log.warning("nobody_administers", hint="set COUNTERSIGN_ROLES, or `countersign apply` a Grant")
+        yield Gateway(proxy, services, changes, clients.origins | frozenset(settings.allowed_origins))
 
 
 @asynccontextmanager
@@ -166,13 +263,25 @@ async def open_worker(settings: Settings) -> AsyncIterator[WorkerServices]:
         )
 
 
-@asynccontextmanager
-async def open_operator(database_url: str) -> AsyncIterator[tuple[Configuration, AuditTrail]]:
+@dataclass(frozen=True, slots=True)
+class Operator:
     """What an operator's command needs: the database and nothing else."""
+
+    configuration: Configuration
+    audit: AuditTrail
+    explaining: Explaining
+
+
+@asynccontextmanager
+async def open_operator(
+    database_url: str, roles: Mapping[Role, Sequence[str]] | None = None
+) -> AsyncIterator[Operator]:
+    """Args: roles: the operator's own grants, if they are known (``COUNTERSIGN_ROLES``)."""
     database = Database(database_url)
+    grants = grants_of_roles(roles or {})
     try:
-        clock = SystemClock()
-        yield Configuration(database.unit_of_work, clock), AuditTrail(database.unit_of_work, clock)
+        clock, work = SystemClock(), database.unit_of_work
+        yield Operator(Configuration(work, clock, grants), AuditTrail(work, clock), Explaining(work, grants))
     finally:
         await database.close()
 
@@ -184,17 +293,18 @@ def _assertion(settings: Settings) -> GatewayAssertion:
     )
 
 
-def _trusted_issuer(settings: Settings) -> TrustedIssuer:
-    return TrustedIssuer(
-        issuer=settings.oidc_issuer,
-        audience=settings.oidc_audience,
-        algorithms=tuple(settings.oidc_algorithms),
-        groups_claim=settings.oidc_groups_claim,
-        username_claim=settings.oidc_username_claim,
-        leeway_s=settings.oidc_leeway_s,
-        roles=settings.roles,
-        service_groups=frozenset(settings.service_groups),
-    )
+async def _experiment_of(registry: MlflowRegistry, workspace: str, name: str) -> str | None:
+    """The id of an experiment that somebody may own."""
+    found = await registry.experiment_named(name, None if workspace == DEFAULT_WORKSPACE else workspace)
+    # Some databases find `Fraud` by `fraud`: that is another name to grants.
+    return found.id if found and found.name == name else None
+
+
+def _limited(reach: Reach, owning: Owning, settings: Settings, routes: Collection[Route]) -> Limited:
+    # What only the processes of this installation know; the tokens hold nothing but a place in a list.
+    secret = settings.assertion_secret.get_secret_value() if settings.assertion_secret else ""
+    sealer = AesSealer(f"{secret}\n{settings.database_url.get_secret_value()}")
+    return Limited(reach, owning, sealer, routes=routes, has_workspaces=settings.workspaces)
 
 
 async def _check_mlflow(registry: MlflowRegistry, admission: Admission) -> None:

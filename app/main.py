@@ -10,11 +10,28 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
 from prometheus_fastapi_instrumentator import Instrumentator
+from starlette.types import ASGIApp
 
 from app.bootstrap import Gateway, open_gateway
 from app.proxy.asgi import Event, Receive, Scope, Send
-from app.routers import aliases, deployments, operations, promotions, records, resolution
-from app.routers.problems import bounded, install_problem_handlers
+from app.routers import (
+    aliases,
+    auth,
+    consent,
+    deployments,
+    grants,
+    oauth,
+    operations,
+    permissions,
+    principals,
+    promotions,
+    records,
+    resolution,
+    sessions,
+    tokens,
+)
+from app.routers.cross_origin import CrossOriginAccess
+from app.routers.problems import PROBLEM_RESPONSES, bounded, install_problem_handlers
 from app.settings import Settings
 from app.telemetry import REQUEST_ID, new_request_id
 
@@ -23,7 +40,8 @@ OURS = re.compile(r"/(?:control|console|auth|\.well-known|livez|readyz|metrics)(
 
 DESCRIPTION = """\
 Countersign stands in front of MLflow. A protected alias moves only through an approved *promotion*.
-Send an access token of the configured issuer: `Authorization: Bearer <token>`. Errors are RFC 9457 problems.
+Sign in at [/auth/sign-in](/auth/sign-in), or send an access token: `Authorization: Bearer <token>`. Errors are RFC 9457
+problems.
 """
 
 
@@ -38,7 +56,8 @@ class Application:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._gateway: Gateway | None = None
-        self._control = _control_plane()
+        self._control = describe()
+        self._ours: ASGIApp = self._control
         self.is_draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +81,7 @@ class Application:
             await send(event)
 
         if is_ours:
-            await self._control(scope, bounded(receive), send_with_id)
+            await self._ours(scope, bounded(receive), send_with_id)
         else:
             await self._gateway.proxy(scope, receive, send_with_id)
 
@@ -92,6 +111,7 @@ class Application:
     async def _open(self) -> AsyncIterator[None]:
         async with open_gateway(self._settings) as gateway:
             self._control.state.services = gateway.services
+            self._ours = CrossOriginAccess(self._control, gateway.origins)
             self._gateway = gateway
             _spare_the_collector()
             yield
@@ -108,7 +128,8 @@ def _spare_the_collector() -> None:
     gc.set_threshold(20_000, 20, 100)
 
 
-def _control_plane() -> FastAPI:
+def describe() -> FastAPI:
+    """What is ours, as an application without services: it can say what it would answer (``openapi()``)."""
     # Swagger UI from this process: the browser of an approver may not reach a CDN.
     app = FastAPIOffline(
         title="Countersign",
@@ -120,11 +141,25 @@ def _control_plane() -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    control = APIRouter(prefix="/control/v1")
-    for part in (promotions, aliases, resolution, deployments, records):
+    control = APIRouter(prefix="/control/v1", responses=PROBLEM_RESPONSES)
+    for part in (
+        promotions,
+        aliases,
+        resolution,
+        deployments,
+        records,
+        grants,
+        permissions,
+        principals,
+        sessions,
+        tokens,
+    ):
         control.include_router(part.router)
     app.include_router(control)
-    app.include_router(operations.router)
+    app.include_router(operations.router, responses=PROBLEM_RESPONSES)
+    app.include_router(auth.router)
+    app.include_router(oauth.router)
+    app.include_router(consent.router)
     install_problem_handlers(app)
     Instrumentator(
         excluded_handlers=["/livez", "/readyz", "/metrics"], should_instrument_requests_inprogress=True

@@ -107,17 +107,20 @@ def _signals() -> Iterator[asyncio.Event]:
 def _summarise(connection: Connection, folder: DataFolder, seconds: float, console: Console) -> None:
     rows = {
         "gateway": connection.gateway,
+        "sign in": f"{connection.gateway}/auth/sign-in",
         "console": connection.console,
         "API docs": f"{connection.gateway}/control/docs",
         "identity provider": connection.issuer,
         "MLflow itself": f"{connection.upstream}  (answers the gateway and the worker alone)",
         **{f"Ray {name}": address for name, address in (connection.ray or {}).items()},
-        "connection file": f"{folder.connection_file}  (addresses, demo people, access tokens)",
+        "connection file": f"{folder.connection_file}  (addresses, demo people, passwords, access tokens)",
     }
     console.print(f"\n[bold green]ready[/bold green] after {seconds:.1f} s\n")
     for name, value in rows.items():
         console.print(f"  {name:<18} {escape(value)}")
-    console.print(f"\nTo use it as {', '.join(connection.people)}, for example:\n")
+    console.print(f"\nPeople who may sign in: {', '.join(connection.people)}. The password of one, as scientist:\n")
+    console.print(f"  cat {escape(str(folder.secrets / 'scientist.password'))}")
+    console.print("\nTo use it from a program as one of them, for example:\n")
     extract = f"import json; print(json.load(open('{folder.connection_file}'))['scientist']['access_token'])"
     console.print(f"  export MLFLOW_TRACKING_URI={connection.gateway}")
     console.print(f'  export MLFLOW_TRACKING_TOKEN="$(python3 -c {escape(repr_shell(extract))})"')

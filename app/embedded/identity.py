@@ -7,6 +7,7 @@ import json
 import secrets
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from authlib.common.errors import AuthlibBaseError  # type: ignore[import-untyped, unused-ignore]
 from authlib.integrations.requests_client import OAuth2Session  # type: ignore[import-untyped, unused-ignore]
@@ -37,6 +38,8 @@ SERVICE_GROUPS = "services"
 
 AUDIENCE = "countersign"
 CLIENT = "countersign-cli"
+WEB_CLIENT = "countersign-web"
+"""With which people sign in in a browser. Its ID tokens are for itself, so that none passes for an access token."""
 PUBLIC = "none"
 """A public client shows no secret (RFC 7591 section 2)."""
 SCOPES = "openid profile email groups"
@@ -57,14 +60,20 @@ def password_of(folder: DataFolder, name: str) -> str:
     return secret(folder, f"{name}.password", lambda: secrets.token_urlsafe(18))[1]
 
 
+def client_secret(folder: DataFolder, client: str) -> tuple[Path, str]:
+    """The secret of a confidential client and its file, made once per data folder."""
+    return secret(folder, f"{client}.client-secret", lambda: secrets.token_urlsafe(32))
+
+
 def issuer_of(port: int) -> str:
     """The issuer, as tokens name it."""
     return f"http://{LOOPBACK}:{port}"
 
 
-def identity_part(folder: DataFolder, port: int) -> Part:
-    """The identity provider."""
+def identity_part(folder: DataFolder, port: int, gateway: str) -> Part:
+    """The identity provider, where people come from ``gateway`` to sign in."""
     issuer = issuer_of(port)
+    client_secret(folder, WEB_CLIENT)  # before two processes look for it at once
 
     async def has_discovery() -> bool:
         return await answers(f"{issuer}/.well-known/openid-configuration")
@@ -72,7 +81,7 @@ def identity_part(folder: DataFolder, port: int) -> Part:
     return Part(
         name="canaille",
         title="Identity provider",
-        command=[sys.executable, "-P", "-m", "app.embedded.identity_server", str(folder.root), str(port)],
+        command=[sys.executable, "-P", "-m", "app.embedded.identity_server", str(folder.root), str(port), gateway],
         environment={},
         log=folder.logs / "canaille.log",
         is_ready=has_discovery,
@@ -110,13 +119,17 @@ def _sign_in(folder: DataFolder, issuer: str) -> dict[str, Person]:
     return people
 
 
-def gateway_settings(issuer: str) -> dict[str, str]:
+def gateway_settings(folder: DataFolder, issuer: str) -> dict[str, str]:
     """What the gateway and the worker must know of this identity provider."""
+    secret_file, _ = client_secret(folder, WEB_CLIENT)
     return {
         "COUNTERSIGN_OIDC_ISSUER": issuer,
         "COUNTERSIGN_OIDC_AUDIENCE": AUDIENCE,
         "COUNTERSIGN_OIDC_ALGORITHMS": "RS256",
         "COUNTERSIGN_OIDC_GROUPS_CLAIM": "groups",
+        "COUNTERSIGN_OIDC_CLIENT_ID": WEB_CLIENT,
+        "COUNTERSIGN_OIDC_CLIENT_SECRET_FILE": str(secret_file),
+        "COUNTERSIGN_OIDC_TITLE": "Canaille",
         "COUNTERSIGN_ROLES": json.dumps(ROLES),
         "COUNTERSIGN_SERVICE_GROUPS": SERVICE_GROUPS,
     }

@@ -34,6 +34,8 @@ from app.embedded.identity import (
     PUBLIC,
     SCOPES,
     TOKEN_LIFETIME_S,
+    WEB_CLIENT,
+    client_secret,
     password_of,
 )
 from app.embedded.ports import LOOPBACK
@@ -82,13 +84,13 @@ def create_provider(configuration: Path) -> Any:
     return create_app(config={"CANAILLE": {"SMTP": None}}, wrap_asgi=False)
 
 
-def provision(application: Any, folder: DataFolder) -> None:
+def provision(application: Any, folder: DataFolder, gateway: str) -> None:
     """Make sure that demo people, groups and clients exist, with the passwords kept in the data folder."""
     with application.app_context(), Backend.instance.session():
         for name, group in PEOPLE.items():
             person = _person(name, password_of(folder, name))
             _membership(group, person)
-        resource = _client(AUDIENCE, client_name="Countersign", client_secret=secret_of(folder, AUDIENCE))
+        resource = _client(AUDIENCE, client_name="Countersign", client_secret=client_secret(folder, AUDIENCE)[1])
         _client(
             CLIENT,
             client_name="Countersign command line",
@@ -100,11 +102,20 @@ def provision(application: Any, folder: DataFolder) -> None:
             scope=SCOPES.split(),
             audience=[resource],
         )
-
-
-def secret_of(folder: DataFolder, client: str) -> str:
-    """The secret of a confidential client."""
-    return secret(folder, f"{client}.client-secret", lambda: secrets.token_urlsafe(32))[1]
+        _client(
+            WEB_CLIENT,
+            client_name="Countersign",
+            client_secret=client_secret(folder, WEB_CLIENT)[1],
+            token_endpoint_auth_method="client_secret_basic",  # noqa: S106  # a method, no secret
+            id_token_signed_response_alg=ALGORITHM,
+            grant_types=["authorization_code"],
+            response_types=["code"],
+            scope=SCOPES.split(),
+            redirect_uris=[f"{gateway}/auth/callback/default"],
+            post_logout_redirect_uris=[f"{gateway}/auth/signed-out"],
+            # On loopback Canaille trusts it by this, and asks nobody to agree that we may know their name.
+            client_uri=gateway,
+        )
 
 
 def _person(name: str, password: str) -> Any:
@@ -143,10 +154,10 @@ def _client(client_id: str, *, audience: list[Any] | None = None, **attributes: 
     return client
 
 
-def serve(folder: DataFolder, port: int) -> None:
-    """Serve until SIGTERM."""
+def serve(folder: DataFolder, port: int, gateway: str) -> None:
+    """Serve until SIGTERM. ``gateway`` is the address from which people come to sign in."""
     application = create_provider(write_configuration(folder, port))
-    provision(application, folder)
+    provision(application, folder, gateway)
     config = Config()
     config.bind = [f"{LOOPBACK}:{port}"]
     config.accesslog = None
@@ -154,4 +165,4 @@ def serve(folder: DataFolder, port: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(DataFolder(Path(sys.argv[1])), int(sys.argv[2]))
+    serve(DataFolder(Path(sys.argv[1])), int(sys.argv[2]), sys.argv[3])

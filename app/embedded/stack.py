@@ -163,7 +163,7 @@ class Stack:
         return cluster
 
     async def _start_identity(self) -> dict[str, Person]:
-        await self._supervisor.start(identity_part(self.plan.folder, self.plan.identity_port))
+        await self._supervisor.start(identity_part(self.plan.folder, self.plan.identity_port, self.plan.gateway))
         return await sign_in(self.plan.folder, self.plan.issuer)
 
     async def _start_ours(
@@ -209,7 +209,7 @@ class Stack:
             "COUNTERSIGN_DRAIN_S": "0",  # whoever stops it has no second one to turn to
             "COUNTERSIGN_WORKER_METRICS_PORT": str(self.plan.worker_metrics_port),
             **assertion_settings(self.plan.folder),
-            **gateway_settings(self.plan.issuer),
+            **gateway_settings(self.plan.folder, self.plan.issuer),
         }
 
     def _connect(self, cluster: Cluster, people: dict[str, Person]) -> Connection:

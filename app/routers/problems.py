@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-from app.domain.errors import CountersignError, Forbidden, NotAuthenticated, Unavailable
+from app.domain.errors import (
+    CountersignError,
+    Forbidden,
+    InsufficientScope,
+    NotAuthenticated,
+    Unavailable,
+    UnknownRoute,
+)
 from app.domain.problems import problem_of
+from app.ports import Page
 from app.routers.services import Services
 from app.telemetry import DENIALS
 
 _log = structlog.stdlib.get_logger(__name__)
+
+
+class ProblemAnswer(BaseModel):
+    """What went wrong (RFC 9457). Some problems have more members; docs/reference/problems.md tells of each."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemAnswer"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+PROBLEM_RESPONSES = _documented(400, 401, 403, 404, 405, 409, 413, 422, 429, 501, 503)
+"""What any operation may answer beside what it says itself."""
 
 MAX_BODY_BYTES = 1024 * 1024
 PROBLEM = "urn:countersign:problem:"
@@ -50,21 +81,39 @@ def challenge(error: NotAuthenticated, *, public_url: str) -> str:
     return "Bearer " + ", ".join(parts)
 
 
+def insufficient_scope(error: InsufficientScope, *, public_url: str) -> str:
+    """What a caller whose token was given too little is told (RFC 6750 section 3.1)."""
+    return (
+        f'Bearer realm="countersign", resource_metadata="{public_url}/.well-known/oauth-protected-resource", '
+        f'error="insufficient_scope", scope="{error.scope}"'
+    )
+
+
 def install_problem_handlers(app: FastAPI) -> None:
-    """Answer problems wherever an error leaves a router."""
+    """Answer problems wherever an error leaves a router, and describe them in the OpenAPI document."""
     app.add_exception_handler(CountersignError, _countersign_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(Exception, _unexpected)
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = described()
+        document["components"]["schemas"]["ProblemAnswer"] = ProblemAnswer.model_json_schema()
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
 
 
-async def _countersign_error(request: Request, error: Exception) -> JSONResponse:
+async def _countersign_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, CountersignError)
     services: Services = request.app.state.services
     row = problem_of(error)
     headers = {}
     if isinstance(error, NotAuthenticated):
         headers["WWW-Authenticate"] = challenge(error, public_url=services.public_url)
+    if isinstance(error, InsufficientScope):
+        headers["WWW-Authenticate"] = insufficient_scope(error, public_url=services.public_url)
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, NotAuthenticated | Forbidden):
@@ -73,7 +122,22 @@ async def _countersign_error(request: Request, error: Exception) -> JSONResponse
         await _record_denial(request, services, error)
     if row.status >= 500:
         _log.warning("request_failed", path=request.url.path, problem=row.slug, detail=error.message)
+    if page := _page_for(request, error):
+        return page
     return problem_response(row.status, row.title, error.message, slug=row.slug, members=error.details, headers=headers)
+
+
+def _page_for(request: Request, error: CountersignError) -> Response | None:
+    """A page, if a person waits for one."""
+    services: Services = request.app.state.services
+    page = services.pages.instead_of(error, request.scope)
+    return _page(page) if page else None
+
+
+def _page(page: Page) -> Response:
+    answer = Response(page.body, status_code=page.status)
+    answer.raw_headers.extend(page.headers)
+    return answer
 
 
 async def _record_denial(request: Request, services: Services, error: Forbidden) -> None:
@@ -97,12 +161,14 @@ async def _validation_error(_request: Request, error: Exception) -> JSONResponse
     )
 
 
-async def _http_exception(request: Request, error: Exception) -> JSONResponse:
+async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = {
         404: f"There is no {request.url.path}.",
         405: f"{request.method} is not offered for {request.url.path}.",
     }.get(error.status_code, str(error.detail))
+    if error.status_code in {404, 405} and (page := _page_for(request, UnknownRoute(detail[:300]))):
+        return page
     slug = {404: "unknown-route", 405: "unknown-method", 413: "too-large"}.get(error.status_code, "http")
     return problem_response(error.status_code, str(error.detail), detail, slug=slug, headers=error.headers)
 
@@ -122,6 +188,8 @@ def bounded(receive: Receive) -> Receive:
     return counted
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+async def _unexpected(request: Request, error: Exception) -> Response:
     _log.error("unexpected_error", path=request.url.path, exc_info=error)
+    if page := _page_for(request, CountersignError("Countersign failed to handle this.")):
+        return page
     return problem_response(500, "Something broke", "Countersign failed to handle this.", slug="internal")

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.domain.discovery import Discovery
+from app.ports import BrowserPages
 from app.services.aliases import Aliases
 from app.services.authentication import Authentication
 from app.services.callbacks import Callbacks
 from app.services.configuration import Configuration
 from app.services.deliveries import Deliveries
 from app.services.deployments import Deployments
+from app.services.explaining import Explaining
+from app.services.grants import Grants
 from app.services.health import Health
+from app.services.logins import Logins
+from app.services.principals import Principals
 from app.services.promotions import Promotions
 from app.services.recording import AuditTrail
 from app.services.resolution import Resolver
+from app.services.sessions import Sessions
+from app.services.sign_in import SignIn
+from app.services.throttling import Throttle
+from app.services.token_exchange import TokenExchange
+from app.services.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +42,20 @@ class Services:
     deliveries: Deliveries
     audit: AuditTrail
     health: Health
+    pages: BrowserPages
+    sign_in: SignIn
+    sessions: Sessions
+    grants: Grants
+    principals: Principals
+    explaining: Explaining
+    token_days: int
+    """That a personal access token may be good for, at most."""
     public_url: str
-    oauth_metadata: Mapping[str, object]
+    tokens: Tokens
+    logins: Logins
+    exchange: TokenExchange
+    discovery: Discovery
+    refusals: Throttle
 
 
 def _services(request: Request) -> Services:

@@ -139,7 +139,7 @@ class Authentication:
             principal = book.principal(verified)
         except NotAuthenticated as error:
             self._seen.pop(fingerprint, None)
-            await self._refused(error, scope)
+            await self._refused(error, scope, is_session=credential.startswith(b"Cookie "))
             raise
         self._remember(fingerprint, principal, verified, book.epoch)
         return principal
@@ -176,7 +176,7 @@ class Authentication:
             )
         return await self._issuers.verify(token)
 
-    async def _refused(self, error: NotAuthenticated, scope: Mapping[str, Any]) -> None:
+    async def _refused(self, error: NotAuthenticated, scope: Mapping[str, Any], *, is_session: bool) -> None:
         """Tell the audit log, but not more often than an address may be wrong: it must not be floodable.
 
         Only refusals count, and only for who causes them: a credential that is good is let in before anything is
@@ -187,6 +187,8 @@ class Authentication:
         try:
             self._refusals.hit(key_of(address))
         except TooManyRequests:
+            if is_session:
+                return  # an open page asks on when its session has ended; who reads it must get to the sign-in page
             raise TooManyRequests(
                 "Too many credentials from your address were refused; wait a minute.", retry_after_s=60
             ) from error

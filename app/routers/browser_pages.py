@@ -1,0 +1,49 @@
+"""What a person in a browser is answered where a program is answered JSON: the sign-in page, or one of an error.
+
+API callers never get a redirect, browsers never a dead end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from app.domain.browsers import is_navigation
+from app.domain.errors import CountersignError, NotAuthenticated
+from app.ports import Page
+from app.routers.pages import page_of
+
+SIGN_IN = "/auth/sign-in"
+LONGEST_NEXT = 2048
+
+
+class PagesForBrowsers:
+    """See ``app.ports.BrowserPages``."""
+
+    def __init__(self, public_url: str) -> None:
+        self._public_url = public_url
+
+    def instead_of(self, error: CountersignError, scope: Mapping[str, Any]) -> Page | None:
+        if not is_navigation(scope["headers"]):
+            return None
+        if isinstance(error, NotAuthenticated):
+            return Page(
+                303, ((b"location", sign_in_address(scope).encode("ascii")), (b"cache-control", b"no-store")), b""
+            )
+        answer = page_of(error, public_url=self._public_url)
+        headers = tuple(pair for pair in answer.raw_headers if pair[0] != b"content-length")
+        return Page(answer.status_code, headers, bytes(answer.body))
+
+
+def sign_in_address(scope: Mapping[str, Any]) -> str:
+    """The sign-in page, from which a person comes back to what this request asked for; a form is not sent again."""
+    if scope["method"] not in {"GET", "HEAD"}:
+        return SIGN_IN
+    target: bytes = scope["raw_path"]
+    if query := scope["query_string"]:
+        target += b"?" + query
+    shown = target.decode("ascii", "ignore")
+    return (
+        f"{SIGN_IN}?next={quote(shown, safe='')}" if shown not in {"", "/"} and len(shown) <= LONGEST_NEXT else SIGN_IN
+    )
