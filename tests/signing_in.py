@@ -18,6 +18,7 @@ from app.adapters.oidc.relying_party import OidcRelyingParty
 from app.adapters.postgres.changes import PostgresChanges
 from app.adapters.postgres.freshness import IdentityFreshness
 from app.adapters.postgres.unit_of_work import Database
+from app.domain.clients import clients_from_documents
 from app.domain.errors import NotAuthenticated
 from app.domain.grants import grants_of_roles
 from app.domain.identity import Verified
@@ -30,6 +31,7 @@ from app.routers.browser_pages import PagesForBrowsers
 from app.routers.problems import install_problem_handlers
 from app.services.authentication import Authentication
 from app.services.granting import GrantBook
+from app.services.logins import Logins
 from app.services.recording import AuditTrail
 from app.services.sessions import Sessions
 from app.services.sign_in import Provider as SignInProvider
@@ -180,6 +182,13 @@ async def open_desk(
                 refusals_per_minute=refusals,
             ),
             sessions=held,
+            logins=Logins(
+                work,
+                clock,
+                clients=clients_from_documents(None),
+                lifetime=timedelta(days=7),
+                attempts=Throttle(refusals),
+            ),
             audit=audit,
             pages=PagesForBrowsers(PUBLIC_URL),
             public_url=PUBLIC_URL,

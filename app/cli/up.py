@@ -120,7 +120,10 @@ def _summarise(connection: Connection, folder: DataFolder, seconds: float, conso
         console.print(f"  {name:<18} {escape(value)}")
     console.print(f"\nPeople who may sign in: {', '.join(connection.people)}. The password of one, as scientist:\n")
     console.print(f"  cat {escape(str(folder.secrets / 'scientist.password'))}")
-    console.print("\nTo use it from a program as one of them, for example:\n")
+    console.print("\nTo sign in to the command line and to MLflow's client:\n")
+    console.print(f"  countersign login {connection.gateway}")
+    console.print(f"  export MLFLOW_TRACKING_URI={connection.gateway} MLFLOW_TRACKING_AUTH=countersign")
+    console.print("\nOr from a program as one of the demo people, for example:\n")
     extract = f"import json; print(json.load(open('{folder.connection_file}'))['scientist']['access_token'])"
     console.print(f"  export MLFLOW_TRACKING_URI={connection.gateway}")
     console.print(f'  export MLFLOW_TRACKING_TOKEN="$(python3 -c {escape(repr_shell(extract))})"')

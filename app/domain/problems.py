@@ -61,7 +61,7 @@ PROBLEMS: Mapping[type[errors.CountersignError], Problem] = {
     ),
     errors.Overloaded: Problem("overloaded", "Too many requests wait for MLflow", 503, "TEMPORARILY_UNAVAILABLE"),
     errors.TooManyRequests: Problem(
-        "too-many-requests", "Too many of your requests wait for MLflow", 429, "REQUEST_LIMIT_EXCEEDED"
+        "too-many-requests", "Too many requests", 429, "REQUEST_LIMIT_EXCEEDED"
     ),
 }
 

@@ -179,6 +179,19 @@ async def account(principal: CurrentPrincipal, services: ServicesOf) -> Response
             }
             for each in sessions
         ],
+        logins=[
+            {
+                "id": each.id,
+                "title": services.logins.title_of(each.client),
+                "scopes": sorted(each.scopes),
+                "address": each.address,
+                "created_at": each.created_at,
+                "refreshed_at": each.refreshed_at,
+            }
+            for each in await services.logins.live(principal, limit=MOST_SESSIONS)
+        ]
+        if is_session
+        else [],
         token_days=services.token_days,
         scopes=[
             {"name": scope.value, "meaning": SCOPE_MEANINGS[scope], "is_usual": scope in {Scope.TRACK, Scope.REGISTRY}}
@@ -205,6 +218,14 @@ async def end_session(session_id: str, principal: CurrentPrincipal, services: Se
 async def end_other_sessions(principal: CurrentPrincipal, services: ServicesOf) -> Response:
     """End all sessions but this one, from the account page."""
     await services.sessions.end_others(principal)
+    return RedirectResponse("/auth/account", 303)
+
+
+@router.post("/logins/{login_id}/end")
+@authenticated("everybody may end their own")
+async def end_login(login_id: str, principal: CurrentPrincipal, services: ServicesOf) -> Response:
+    """End a client's login, from the account page."""
+    await services.logins.end(principal, login_id)
     return RedirectResponse("/auth/account", 303)
 
 

@@ -415,6 +415,12 @@ class Logins:
                 await check_looks_after(work, principal)
             return await work.logins.page(of or principal.id, before=before, limit=limit)
 
+    async def live(self, principal: Principal, *, limit: int) -> Sequence[Login]:
+        """One's own that go on, newest first. Raises ``Forbidden`` as ``page`` does."""
+        now = self._clock.now()
+        found = await self.page(principal, of=None, before=None, limit=limit)
+        return [login for login in found if login.goes_on(now)]
+
     async def end(self, principal: Principal, login_id: str) -> None:
         """End one's own login, or as an administrator anybody's. Ending it again changes nothing.
 

@@ -12,6 +12,7 @@ from docs.generate import PAGES, REFERENCE
 
 ROOT = Path(__file__).parents[2]
 PAGES_BY_HAND = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")]
+PAGES_BY_HAND += [*ROOT.glob("clients/**/*.md"), *ROOT.glob("examples/**/*.md")]
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -26,6 +26,8 @@ PREFIX = "COUNTERSIGN_"
 FIELDS = {PREFIX + name.upper() for name in Settings.model_fields}
 REQUIRED = {PREFIX + name.upper() for name, field in Settings.model_fields.items() if field.is_required()}
 OURS = "countersign:local"
+CLIENT = {"clients/python/README.md", "clients/python/countersign_client"}
+"""The member of the workspace that the gateway's package depends on; `COPY . .` takes it along."""
 ANSWERS = {
     "COUNTERSIGN_OIDC_ISSUER": "https://login.example.com/realms/one",
     "COUNTERSIGN_OIDC_AUDIENCE": "countersign",
@@ -203,7 +205,7 @@ def test_the_compose_file_holds_no_secret() -> None:
     secrets = [value for name, value in pairs if re.search("PASSWORD|SECRET|TOKEN|KEY", name)]
     secrets += [password for _, value in pairs for password in re.findall(r"://\w+:(.*?)@", value)]
     assert len(secrets) >= 6
-    assert all(re.fullmatch(r"\$\{\w+:\?[^}]+\}", secret) for secret in secrets)
+    assert all(re.fullmatch(r"\$\{\w+:(?:\?[^}]+|-)\}", secret) for secret in secrets)
 
 
 def test_artifacts_are_at_one_path_and_only_mlflow_writes_them() -> None:
@@ -317,8 +319,8 @@ def test_a_builder_is_sent_only_what_is_named() -> None:
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    assert copied | {*packages, project["project"]["readme"]} <= let_through
-    assert let_through <= copied | {*packages, project["project"]["readme"], "LICENSE"}
+    needed = copied | {*packages, project["project"]["readme"], *CLIENT}
+    assert needed <= let_through <= needed | {"LICENSE"}
 
 
 def test_every_member_of_the_workspace_is_copied_for_the_lock_to_hold() -> None:

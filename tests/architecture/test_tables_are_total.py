@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from app.domain import errors
 from app.domain.access import ROLE_PERMISSIONS, Permission, Role
 from app.domain.problems import PROBLEMS, problem_of
+from app.domain.roles import BOUND, DENIED_WITH, MEANINGS, SERVER_WIDE, roles_with
 from app.domain.routes import Guard
 from app.routers.access import GuardedRoute, needs, public
 from app.services.guarding import RegistryGuard
@@ -54,9 +55,24 @@ def test_every_role_has_permissions_and_every_permission_a_role() -> None:
     assert frozenset[Permission]().union(*ROLE_PERMISSIONS.values()) == set(Permission)
 
 
+def test_every_role_has_a_meaning_and_says_what_its_denial_takes_away() -> None:
+    assert set(MEANINGS) == set(DENIED_WITH) == set(Role)
+    for role in Role:
+        # A denial that takes away nothing of the role would be none; `holds` rests on it.
+        assert DENIED_WITH[role] & ROLE_PERMISSIONS[role]
+
+
+def test_whatever_is_not_about_the_whole_server_can_be_given_by_a_role_on_a_part_of_it() -> None:
+    for permission in BOUND:
+        assert set(roles_with(permission)) - SERVER_WIDE
+
+
 def test_administering_is_neither_asking_nor_rolling_back() -> None:
     held = ROLE_PERMISSIONS[Role.ADMINISTRATOR]
-    assert not held & {Permission.PROMOTIONS_REQUEST, Permission.PROMOTIONS_ROLLBACK}
+    others = {Permission.PROMOTIONS_REQUEST, Permission.PROMOTIONS_DECIDE, Permission.PROMOTIONS_ROLLBACK}
+    assert not held & others
+    for role in set(Role) - {Role.ADMINISTRATOR}:
+        assert Permission.GRANTS_ADMINISTER not in ROLE_PERMISSIONS[role]
 
 
 def test_the_registry_guard_answers_every_question_of_the_door() -> None:

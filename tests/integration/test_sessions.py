@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from html import unescape
@@ -13,6 +14,9 @@ import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 
+from app.domain.identity import Scope
+from app.domain.logins import Login
+from app.services.identifiers import new_id
 from tests.conftest import database_of
 from tests.provider import CLIENT, Provider, running_provider
 from tests.signing_in import PUBLIC_URL, SESSION, Desk, open_desk
@@ -205,6 +209,36 @@ async def test_the_account_page_shows_who_and_where(desk: Desk) -> None:
     assert "&lt;i&gt;odd&lt;/i&gt;" in shown
     assert "requester" in shown
     assert "this browser" in shown
+
+
+async def test_clients_that_act_for_somebody_are_shown_to_them_and_end(desk: Desk) -> None:
+    browser, other = await signed_in(desk, "clients"), await signed_in(desk, "another")
+    login = new_id("lgn")
+    async with desk.database.unit_of_work() as work:
+        (session,) = await items(browser)
+        await work.logins.add(
+            Login(
+                id=login,
+                principal_id=session["principal"],
+                client="countersign-cli",
+                scopes=frozenset({Scope.TRACK}),
+                authenticated_at=desk.clock.now(),
+                created_at=desk.clock.now(),
+                refreshed_at=desk.clock.now(),
+                expires_at=desk.clock.now() + timedelta(hours=1),
+                address="192.0.2.7",
+                user_agent="",
+            ),
+            refresh_digest=secrets.token_bytes(32),
+        )
+        await work.commit()
+    shown = (await browser.get("/auth/account")).text
+    assert "Countersign command line" in shown
+    assert "192.0.2.7" in shown
+    assert "Countersign command line" not in (await other.get("/auth/account")).text
+    assert (await other.post(f"/auth/logins/{login}/end")).status_code == 404
+    assert (await browser.post(f"/auth/logins/{login}/end")).status_code == 303
+    assert "Countersign command line" not in (await browser.get("/auth/account")).text
 
 
 async def test_sessions_end_from_the_account_page(desk: Desk) -> None:
