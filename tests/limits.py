@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -62,7 +62,17 @@ class World:
     service: Countersign
     mlflow: MlflowServer
     tag: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
-    groups: dict[str, list[str]] = field(default_factory=dict)
+    client: httpx.Client = field(
+        default_factory=lambda: httpx.Client(
+            timeout=60, trust_env=False, limits=httpx.Limits(keepalive_expiry=3), verify=False
+        )
+    )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
 
     def give(self, who: str, role: str, *, effect: str = "allow", **on: str) -> None:
         """A grant to one person, who is in a group of that name."""
@@ -85,14 +95,14 @@ class World:
         url = self.service.url + (
             path if path.startswith(("/ajax-api", "/get-", "/model-versions", "/graphql", "/v1")) else f"/api{path}"
         )
-        return httpx.request(method, url, headers=headers, timeout=60, trust_env=False, **options)
+        return self.client.request(method, url, headers=headers, **options)
 
     def past(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Ask MLflow itself."""
         url = self.mlflow.url + (
             path if path.startswith(("/ajax-api", "/get-", "/model-versions", "/graphql", "/v1")) else f"/api{path}"
         )
-        return httpx.request(method, url, timeout=60, trust_env=False, **options)
+        return self.client.request(method, url, **options)
 
     def made(self, path: str, **body: object) -> dict[str, Any]:
         answer = self.past("POST", path, json=body)

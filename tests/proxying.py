@@ -18,12 +18,15 @@ from app.adapters.clock import SystemClock
 from app.domain.access import Principal, Role
 from app.domain.admission import Limits
 from app.domain.errors import CountersignError, NotAuthenticated
+from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.lanes import QUEUED, Lane
 from app.domain.routes import Forward, Guard, Route, Ruling
+from app.ports import Page
 from app.proxy import Admission, ExchangeLimits, Proxy, Sizes, Upstream, Watch
-from app.proxy.asgi import Headers, Receive, Scope, Send
+from app.proxy.asgi import Receive, Scope, Send
 from app.proxy.connections import HttpConnection
 from app.proxy.watching import Patience
+from tests.principals import principal
 
 PUBLIC_URL = "http://gateway.example"
 TOKENS: Mapping[str, frozenset[Role]] = {
@@ -38,15 +41,15 @@ REQUESTER = {"Authorization": "Bearer token-of-requester"}
 Application = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 
-async def authenticate(headers: Headers) -> Principal:
+async def authenticate(scope: Scope) -> Principal:
     """Know a caller by one of ``TOKENS``."""
-    credentials = [value.decode() for name, value in headers if name == b"authorization"]
+    credentials = [value.decode() for name, value in scope["headers"] if name == b"authorization"]
     if not credentials:
         raise NotAuthenticated("Send an access token.")
     roles = TOKENS.get(credentials[0].removeprefix("Bearer "))
     if roles is None or len(credentials) > 1:
         raise NotAuthenticated('The token is not "valid".', error="invalid_token")
-    return Principal("https://issuer.example", credentials[0].rpartition("-")[2], "somebody", roles=roles)
+    return principal(credentials[0].rpartition("-")[2], *roles, name="somebody")
 
 
 @dataclass
@@ -56,11 +59,20 @@ class AskedGuard:
     ruling: Ruling | Exception = field(default_factory=Forward)
     asked: list[tuple[Guard, dict[str, str]]] = field(default_factory=list)
 
-    async def check(self, guard: Guard, principal: Principal, fields: Mapping[str, str]) -> Ruling:
+    async def check(
+        self, guard: Guard, principal: Principal, fields: Mapping[str, str], workspace: str = DEFAULT_WORKSPACE
+    ) -> Ruling:
         self.asked.append((guard, dict(fields)))
         if isinstance(self.ruling, Exception):
             raise self.ruling
         return self.ruling
+
+
+class NoPages:
+    """Nobody is a person in a browser."""
+
+    def instead_of(self, error: CountersignError, scope: Mapping[str, Any]) -> Page | None:
+        return None
 
 
 @dataclass
@@ -202,6 +214,7 @@ def proxy_to(
         guard=guard,
         denied=tell,
         observe=note,
+        pages=NoPages(),
         limits=ExchangeLimits(json_body=max_json_body, body=4 * max_json_body, idle_s=timeout_s, upstream_s=timeout_s),
     )
     return TestedProxy(proxy, guard, denied, observed)

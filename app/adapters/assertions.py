@@ -16,7 +16,8 @@ from urllib.parse import quote
 from joserfc import jwt
 from joserfc.jwk import OctKey
 
-from app.domain.access import Principal, PrincipalKind
+from app.domain.access import Principal
+from app.domain.identity import Identity, PrincipalKind
 from app.ports import Clock, Judged
 
 HEADER = "X-Countersign-Assertion"
@@ -27,7 +28,7 @@ RENEWED_AFTER_S = LIFETIME_S / 2
 REMEMBERED = 4096
 """Principals whose assertion is kept for their next request."""
 
-OURSELVES = Principal(ISSUER, ISSUER, "countersign", PrincipalKind.SERVICE)
+OURSELVES = Principal(Identity(ISSUER, ISSUER, "countersign", PrincipalKind.SERVICE))
 """Who asks when no caller does: the gateway and the worker for themselves."""
 
 _SAFE = string.punctuation.replace("%", "").replace(",", "")

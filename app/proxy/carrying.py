@@ -51,7 +51,9 @@ class Carrier:
             AnswerBroken: its answer ended early. TooLarge, TooSlow: the caller's body.
         """
         headers = inward(exchange.scope, self._forwarded)
-        if plan.rewrite:
+        if exchange.workspace_header is not None:
+            headers.append(("x-mlflow-workspace", exchange.workspace_header))
+        if plan.rewrite or judgement.is_read:
             headers = without(headers, "accept-encoding")
         if judgement.body is not None:
             headers = [*without(headers, "content-type"), ("content-type", "application/json")]

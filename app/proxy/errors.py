@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import json
 
-from app.domain.errors import CountersignError, HeadersTooLarge, NotAuthenticated, TooLarge, TooSlow, Unavailable
-from app.domain.problems import problem_of
+from app.domain.errors import (
+    CountersignError,
+    HeadersTooLarge,
+    InsufficientScope,
+    NotAuthenticated,
+    TooLarge,
+    TooSlow,
+    Unavailable,
+)
+from app.domain.problems import challenge, insufficient_scope, problem_of
 from app.proxy.asgi import Headers, Outbound
 from app.proxy.content_security import protective
 
@@ -24,7 +32,9 @@ async def answer_error(answer: Outbound, error: CountersignError, public_url: st
     members = {**error.details, "error_code": problem.mlflow_code, "message": error.message}
     headers = [*ANSWERED]
     if isinstance(error, NotAuthenticated):
-        headers.append((b"www-authenticate", _challenge(error, public_url)))
+        headers.append((b"www-authenticate", challenge(error, public_url=public_url).encode("ascii")))
+    if isinstance(error, InsufficientScope):
+        headers.append((b"www-authenticate", insufficient_scope(error, public_url=public_url).encode("ascii")))
     if isinstance(error, _UNREAD):
         headers.append((b"connection", b"close"))  # the rest of what was sent is not waited for
     if isinstance(error, Unavailable):
@@ -37,16 +47,3 @@ def closes_after(error: CountersignError, headers: Headers) -> bool:
     return isinstance(error, _UNREAD) or any(
         name == b"connection" and b"close" in value.lower() for name, value in headers
     )
-
-
-def _challenge(error: NotAuthenticated, public_url: str) -> bytes:
-    """RFC 6750 section 3, with the pointer of RFC 9728 section 5.1."""
-    parts = {"realm": "countersign", "resource_metadata": f"{public_url}/.well-known/oauth-protected-resource"}
-    if error.error:
-        parts |= {"error": error.error, "error_description": _quotable(error.message)}
-    return ("Bearer " + ", ".join(f'{name}="{value}"' for name, value in parts.items())).encode("ascii")
-
-
-def _quotable(text: str) -> str:
-    """Only what ``error_description`` may hold: %x20-21 / %x23-5B / %x5D-7E."""
-    return "".join(character if " " <= character <= "~" and character not in '"\\' else "'" for character in text)

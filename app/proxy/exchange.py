@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from app.domain.access import Principal
+from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.routes import Match, Route
 from app.proxy.asgi import Headers, Inbound, Outbound, Scope
 from app.proxy.headers import has_body
@@ -20,6 +21,9 @@ class Exchange:
     path: str
     match: Match | None = None
     principal: Principal | None = None
+    workspace: str = DEFAULT_WORKSPACE
+    workspace_header: str | None = None
+    """What MLflow is told of it, where it has workspaces."""
     _has_body: bool | None = None
 
     @property

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from app.domain.access import Permission, Principal, authorise
+from app.domain.access import Permission, Principal, holds_somewhere, may, require
 from app.domain.canonical import canonical_path
 from app.domain.errors import (
     CountersignError,
@@ -22,16 +22,16 @@ from app.domain.errors import (
     Unsupported,
 )
 from app.domain.routes import Decision, Done, Forward, Guard, Matcher, Route, Ruling, routes_with
-from app.domain.verdicts import Deny
-from app.ports import Assertion
+from app.ports import Assertion, BrowserPages
 from app.proxy.admission import Admission
-from app.proxy.asgi import ClientDisconnected, Headers, Inbound, Outbound, Receive, Scope, Send, refuse_websocket
+from app.proxy.asgi import ClientDisconnected, Inbound, Outbound, Receive, Scope, Send, refuse_websocket
 from app.proxy.carrying import Carrier
 from app.proxy.errors import ANSWERED, answer_error, closes_after
 from app.proxy.exchange import Exchange
 from app.proxy.forwarding import AnswerBroken
 from app.proxy.headers import announces_body, check_origin
-from app.proxy.judging import judge
+from app.proxy.judging import Judgement, judge
+from app.proxy.limited import Limited
 from app.proxy.plans import ExchangeLimits, plan_of
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -43,8 +43,8 @@ CLIENT_CLOSED = 499
 class RegistryGuard(Protocol):
     """Who knows the promotions."""
 
-    async def check(self, guard: Guard, principal: Principal, fields: Mapping[str, str]) -> Ruling:
-        """Answer the question ``guard``, asked with the canonical ``fields`` named beside it.
+    async def check(self, guard: Guard, principal: Principal, fields: Mapping[str, str], workspace: str) -> Ruling:
+        """Answer the question ``guard``, asked with the canonical ``fields`` named beside it, of a workspace.
 
         Raises:
             CountersignError: the refusal, for the caller.
@@ -52,7 +52,7 @@ class RegistryGuard(Protocol):
         ...
 
 
-Authenticate = Callable[[Headers], Awaitable[Principal]]
+Authenticate = Callable[[Scope], Awaitable[Principal]]
 DeniedHook = Callable[[Principal | None, Route | None, str, str, CountersignError], Awaitable[None]]
 """Called with the principal and route as far as they are known, the method, the path, and the refusal."""
 Observe = Callable[[str, str, int, float], None]
@@ -66,12 +66,15 @@ class Proxy:
         admission: shares MLflow's workers among requests.
         assertion: how MLflow knows that it is us, and for whom we ask.
         public_url: the address callers use.
-        authenticate: who sent these headers; raises ``NotAuthenticated``.
+        authenticate: whose request of this scope it is; raises ``NotAuthenticated``.
         guard: answers for the guarded routes.
         denied: is told of every refusal. If it fails the refusal stands.
         observe: is told of every exchange.
+        pages: what a person in a browser is answered instead of an error for programs.
         limits: what callers may send, and how long MLflow may take.
         openings: the closed routes that the operator has opened (``app/domain/routes/openings.py``).
+        limited: makes what judges and answers those who may see some models and experiments only; none where
+            everybody may see all or nothing.
     """
 
     def __init__(
@@ -84,18 +87,22 @@ class Proxy:
         guard: RegistryGuard,
         denied: DeniedHook,
         observe: Observe,
+        pages: BrowserPages,
         limits: ExchangeLimits,
         openings: Collection[str] = (),
+        limited: Callable[[Collection[Route]], Limited] | None = None,
     ) -> None:
         self._public_url = public_url.rstrip("/")
         self._authenticate = authenticate
         self._guard = guard
         self._denied = denied
         self._observe = observe
+        self._pages = pages
         self._limits = limits
         self._loop: asyncio.AbstractEventLoop | None = None
         self._carrier = Carrier(admission, assertion, public_url=self._public_url, limits=limits)
         routes = tuple(routes_with(openings))
+        self._limited = limited(routes) if limited else None
         self._matcher = Matcher(routes)
         https = self._public_url.startswith("https:")
         self._plans = {
@@ -149,7 +156,7 @@ class Proxy:
         refusal = self._classify(exchange)
         if exchange.route is None or exchange.route.decision is not Decision.PUBLIC:
             # First of all: nobody who has not said who they are learns which routes there are.
-            exchange.principal = await self._authenticate(exchange.headers)
+            exchange.principal = await self._authenticate(exchange.scope)
         if refusal:
             raise refusal
         assert exchange.match is not None  # else there was a refusal
@@ -159,24 +166,40 @@ class Proxy:
         if route.answer is not None:
             await exchange.answer.answer(200, ANSWERED, route.answer.encode())
             return
-        judgement = await judge(exchange, exchange.match, json_limit=self._limits.json_body)
+        limits = None
+        if self._limited is not None and exchange.principal is not None:
+            self._limited.settle_workspace(exchange, route, exchange.principal)
+            limits = self._limited.limits_of(exchange, route, exchange.principal)
+        judgement = await judge(exchange, exchange.match, json_limit=self._limits.json_body, limits=limits)
         for permission in judgement.permissions:
             _require(permission, exchange.principal)
         plan = self._plans[route.method, route.template]
-        guard = partial(self._ask_guard, route.guard, exchange.principal, judgement.asked)
+        # Nothing rests on what does not exist, and MLflow has its own words for it.
+        asked_guard = None if judgement.phantoms else route.guard
+        guard = partial(self._ask_guard, exchange, asked_guard, judgement.asked)
         if not plan.is_upload and isinstance(await guard(), Done):
             await exchange.answer.answer(200, ANSWERED, b"{}")
             return
-        await self._carrier.carry(exchange, route, plan, judgement, guard)
+        if self._limited is None or (limits is None and route.message is None):
+            await self._carrier.carry(exchange, route, plan, judgement, guard)
+            return
 
-    async def _ask_guard(
-        self, guard: Guard | None, principal: Principal | None, asked: Mapping[str, str] | None
-    ) -> Ruling:
+        async def carry(exchange: Exchange, judgement: Judgement) -> None:
+            await self._carrier.carry(exchange, route, plan, judgement, guard)
+
+        await self._limited.carry(exchange, route, judgement, limits, carry)
+        if judgement.phantoms is not None and judgement.phantoms.hides:
+            # Afterwards, so that the time of the answer does not tell it from what does not exist.
+            await self._tell(
+                Forbidden("What was asked for is hidden; it was answered as if it did not exist."), exchange
+            )
+
+    async def _ask_guard(self, exchange: Exchange, guard: Guard | None, asked: Mapping[str, str] | None) -> Ruling:
         if guard is None:
             return Forward()
-        assert principal is not None  # a guarded route has a permission
+        assert exchange.principal is not None  # a guarded route has a permission
         assert asked is not None  # and was judged
-        return await self._guard.check(guard, principal, asked)
+        return await self._guard.check(guard, exchange.principal, asked, exchange.workspace)
 
     def _classify(self, exchange: Exchange) -> CountersignError | None:
         """Find the route, or say what is wrong; it is not said aloud before the caller is known."""
@@ -192,16 +215,23 @@ class Proxy:
             return UnknownRoute(f"There is no {exchange.method} {exchange.path[:200]} here.")
         return None
 
+    async def _tell(self, error: CountersignError, exchange: Exchange) -> None:
+        """Note a refusal."""
+        _log.info("refused", method=exchange.method, path=exchange.path, error=type(error).__name__)
+        try:
+            await self._denied(exchange.principal, exchange.route, exchange.method, exchange.path, error)
+        except Exception:  # noqa: BLE001 - a refusal stands even if nobody can be told of it
+            _log.exception("denied_hook_failed", method=exchange.method, path=exchange.path)
+
     async def _refuse(self, error: CountersignError, exchange: Exchange) -> None:
         if not isinstance(error, Unavailable):
-            _log.info("refused", method=exchange.method, path=exchange.path, error=type(error).__name__)
-            try:
-                await self._denied(exchange.principal, exchange.route, exchange.method, exchange.path, error)
-            except Exception:  # noqa: BLE001 - a refusal stands even if nobody can be told of it
-                _log.exception("denied_hook_failed", method=exchange.method, path=exchange.path)
+            await self._tell(error, exchange)
         is_waited_for = exchange.principal is not None and not exchange.inbound.is_read  # strangers are not
         if is_waited_for and announces_body(exchange.headers) and closes_after(error, exchange.headers):
             await exchange.inbound.discard()
+        if page := self._pages.instead_of(error, exchange.scope):
+            await exchange.answer.answer(page.status, [*page.headers], page.body)
+            return
         await answer_error(exchange.answer, error, self._public_url)
 
 
@@ -220,9 +250,15 @@ def _authorise(route: Route, principal: Principal | None) -> None:
 
 
 def _require(permission: Permission, principal: Principal | None) -> None:
-    verdict = authorise(principal, permission) if principal else Deny("Nobody was authenticated.")
-    if isinstance(verdict, Deny):
-        raise Forbidden(verdict.reason, permission=permission.value)
+    """Return if the permission is held on everything, or somewhere: then what the request names is looked at.
+
+    Raises:
+        InsufficientScope, Forbidden: it is not.
+    """
+    if principal is None:
+        raise Forbidden("Nobody was authenticated.", permission=permission.value)
+    if not may(principal, permission) and not holds_somewhere(principal, permission):
+        require(principal, permission)
 
 
 def _shown(raw_path: bytes) -> str:

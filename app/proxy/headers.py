@@ -52,6 +52,10 @@ _REPLACED = {b"content-security-policy-report-only", *(name for name, _ in prote
 _NEVER_OUTWARD = _HOP_BY_HOP | _REPLACED | {b"server", b"date"}
 """The server under the gateway writes its own ``Server`` and ``Date``."""
 
+_FOR_THIS_CALLER = (b"cache-control", b"private, no-cache")
+"""Where MLflow does not say it: a cache on the way does not know a cookie for a credential (RFC 9111 section 3.5), and
+some keep files by their names alone."""
+
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _OUR_COOKIES = ("countersign", "__host-countersign", "__secure-countersign")
 _HEADER_COOKIES = "mlflow-request-header-"
@@ -89,7 +93,7 @@ def outward(
 ) -> list[tuple[bytes, bytes]]:
     """The headers for the caller, ``protective`` ones in the place of MLflow's of those names.
 
-    A ``Location`` at MLflow's own address becomes one at ours.
+    A ``Location`` at MLflow's own address becomes one at ours. What MLflow does not speak of is for this caller alone.
     """
     lowered = [(name.lower(), value) for name, value in headers]
     dropped = _named_by_connection(lowered)
@@ -99,6 +103,8 @@ def outward(
         if name not in _NEVER_OUTWARD and name not in dropped
     ]
     kept.extend(protective)
+    if not any(name == b"cache-control" for name, _ in kept):
+        kept.append(_FOR_THIS_CALLER)
     return kept
 
 

@@ -6,7 +6,7 @@ MLflow is sent what was understood, written afresh: it sees what was judged.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,7 +28,9 @@ from app.domain.traces import check_trace
 from app.ports import Judged
 from app.proxy.exchange import Exchange
 from app.proxy.graphql import LONGEST_REMEMBERED, judge_graphql
+from app.proxy.graphql_limits import limit_graphql
 from app.proxy.headers import check_json
+from app.proxy.limiting import Asked, Limits, Phantoms
 
 _RENAMED = {"run_uuid": "run_id", "artifact_path": "path"}
 """Parameters of MLflow that a guard is asked with by another name."""
@@ -37,6 +39,15 @@ _ARTIFACT_GUARDS = {Guard.ARTIFACT_WRITE, Guard.ARTIFACT_DELETE, Guard.RUN_ARTIF
 
 
 Query = tuple[tuple[str, str], ...]
+Reading = Callable[[bytes], Awaitable[bytes]]
+
+
+_PASSED_ON = frozenset({BodyKind.NONE, BodyKind.STREAM})
+
+LIMITED_BODY = 16 * 1024 * 1024
+"""Bytes of a body that is read because a limited principal sends it."""
+_LARGE = 256 * 1024
+"""Bytes of a body that is parsed beside the loop."""
 
 
 @dataclass(slots=True)
@@ -53,37 +64,78 @@ class Judgement:
     """What MLflow's side shall check that it understands too."""
     permissions: frozenset[Permission] = frozenset()
     """What is needed beside the route's own permission."""
+    phantoms: Phantoms | None = None
+    """What the caller called the words that stand for what it may not read."""
+    understood: Asked | None = None
+    """The request of a limited principal, as MLflow shall be asked."""
+    is_read: bool = False
+    """Whether the answer is read here, and so must not be compressed."""
+    reading: Reading | None = None
+    """What the caller is shown of a good answer."""
 
 
-async def judge(exchange: Exchange, match: Match, *, json_limit: int) -> Judgement:
+async def judge(exchange: Exchange, match: Match, *, json_limit: int, limits: Limits | None = None) -> Judgement:
     """Read of a request what decides whether it may pass.
 
     Raises:
         InvalidInput, RouteRefused: it has two meanings, or none. ClientDisconnected: it ended early.
+        Forbidden: a limited principal may read what it names, and not do this with it.
     """
     route = match.route
     query, written = _query(exchange.scope["query_string"])
-    path = match.path()
-    if route.message:
-        fields = await _message(exchange, query, route.message, match.params, json_limit)
-        judged = Judged(route.method, path, route.message.name, fields)
-        return Judgement(path, serialise(fields), _asked(route.guard, fields), judged)
     if route.body is BodyKind.GRAPHQL:
-        raw = await _json(exchange, query, json_limit)
-        # A document that is met for the first time may be large, and parsing it slow.
-        judging = judge_graphql(raw) if len(raw) <= LONGEST_REMEMBERED else await asyncio.to_thread(judge_graphql, raw)
-        return Judgement(path, judging[0], permissions=judging[1])
+        return await _graphql(exchange, match, query, json_limit, limits)
+    if limits is None and route.guard is None and not exchange.has_body and route.body in _PASSED_ON:
+        return Judgement(f"{match.path()}?{written}" if written else match.path())
+    fields = await _fields(exchange, match, query, json_limit, is_limited=limits is not None)
+    params, phantoms, understood = match.params, None, None
+    if limits is not None:
+        understood = Asked(dict(params), [list(pair) for pair in query], fields)
+        phantoms = await limits.apply(understood)
+        params, query = understood.params, tuple((name, value) for name, value in understood.query)
+        written = serialise_query(query)
+    path = Match(route, params).path() if phantoms else match.path()
+    target = f"{path}?{written}" if written else path
+    judgement = Judgement(target, phantoms=phantoms, understood=understood)
+    if fields is not None:
+        judgement.body = serialise(fields)
+    if route.message:
+        assert fields is not None  # a message was read
+        judgement.asked = _asked(route.guard, fields)
+        judgement.judged = Judged(route.method, path, route.message.name, fields)
+    elif route.guard is not None:
+        judgement.asked = _asked(route.guard, {**params, **judged_parameters(query, route.judged_query)})
+    return judgement
+
+
+async def _fields(
+    exchange: Exchange, match: Match, query: Query, json_limit: int, *, is_limited: bool
+) -> JsonObject | None:
+    """The document in the body, if it is read."""
+    route = match.route
+    if route.message:
+        return await _message(exchange, query, route.message, match.params, json_limit)
     if route.body is BodyKind.TRACE:
         document = parse_document(await _json(exchange, query, json_limit))
         check_trace(document)
-        return Judgement(path, serialise(document))
+        return document
     if route.body is BodyKind.NONE and exchange.has_body:
         raise InvalidInput("body", f"expected none with {route.method}")
-    target = f"{path}?{written}" if written else path
-    if route.guard is None:
-        return Judgement(target)
-    parameters = judged_parameters(query, route.judged_query)
-    return Judgement(target, asked=_asked(route.guard, {**match.params, **parameters}))
+    if not is_limited or route.body is not BodyKind.STREAM or route.guard is not None:
+        return None
+    raw = await _json(exchange, query, LIMITED_BODY)
+    return parse_document(raw) if len(raw) <= _LARGE else await asyncio.to_thread(parse_document, raw)
+
+
+async def _graphql(exchange: Exchange, match: Match, query: Query, json_limit: int, limits: Limits | None) -> Judgement:
+    raw = await _json(exchange, query, json_limit)
+    # A document that is met for the first time may be large, and parsing it slow.
+    judging = judge_graphql(raw) if len(raw) <= LONGEST_REMEMBERED else await asyncio.to_thread(judge_graphql, raw)
+    judgement = Judgement(match.path(), judging[0], permissions=judging[1])
+    if limits is not None:
+        limited = await limit_graphql(judging[0], limits)
+        judgement.body, judgement.phantoms, judgement.reading = limited.body, limited.phantoms, limited.reading
+    return judgement
 
 
 async def _message(

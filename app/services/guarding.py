@@ -8,16 +8,18 @@ MLflow itself (``app/services/holders.py``). One question of ``Guard``, one meth
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 
 from app.adapters.postgres.aliases import Governance
-from app.domain.access import Permission, Principal, authorise
-from app.domain.errors import Forbidden, Governed, InvalidInput, NotFound, PromotionRequired, Unresolvable
+from app.domain.access import Permission, Principal, may, require
+from app.domain.errors import Governed, InvalidInput, NotFound, PromotionRequired, Unresolvable
+from app.domain.grants import DEFAULT_WORKSPACE, fold
+from app.domain.grants import model as model_called
 from app.domain.names import check_alias, check_experiment, check_identifier, check_model, check_version
-from app.domain.policies import Policy, fold, policy_for
+from app.domain.policies import Policy, policy_for
 from app.domain.promotions import OPEN, Kind, Promotion
 from app.domain.routes import Done, Forward, Guard, Ruling
-from app.domain.storage import ancestors, artifact_root, paths_below
-from app.domain.verdicts import Deny
+from app.domain.storage import ancestors, artifact_root, is_below, paths_below
 from app.ports import ModelRegistry
 from app.services.holders import AliasHolder, AliasHoldersInMlflow
 from app.services.promotions import Promotions, waits_for
@@ -34,6 +36,20 @@ PROMPT_CONTENT = frozenset(
     }
 )
 """The tags of a version that are what ``mlflow.genai.load_prompt`` returns (``mlflow/prompt/constants.py``)."""
+
+_OF_MODELS = frozenset(
+    {
+        Guard.ALIAS_SET,
+        Guard.ALIAS_DELETE,
+        Guard.VERSION_DELETE,
+        Guard.VERSION_TAG,
+        Guard.STAGE_TRANSITION,
+        Guard.MODEL_TAG,
+        Guard.MODEL_DELETE,
+        Guard.MODEL_RENAME,
+    }
+)
+"""The questions about a model by its name, which says something else in another workspace."""
 
 _Fields = Mapping[str, str]
 _Check = Callable[[Principal, _Fields], Awaitable[Ruling]]
@@ -83,9 +99,72 @@ class RegistryGuard:
             Guard.ARTIFACT_DELETE: self._artifact_delete,
         }
 
-    async def check(self, guard: Guard, principal: Principal, fields: Mapping[str, str]) -> Ruling:
+    async def check(
+        self, guard: Guard, principal: Principal, fields: Mapping[str, str], workspace: str = DEFAULT_WORKSPACE
+    ) -> Ruling:
         """Yes, already done, or an error that says which policy and promotion forbid it."""
+        if workspace != DEFAULT_WORKSPACE:
+            return await self._check_elsewhere(guard, principal, fields, workspace)
+        try:
+            return await self._checks[guard](principal, fields)
+        except Governed as error:
+            if error.model is None or await self._may_read(principal, error.model):
+                raise
+            raise Governed(
+                "A promotion of a model that you may not see rests on this: it cannot be changed or deleted. An "
+                "administrator can say which."
+            ) from None
+
+    async def _may_read(self, principal: Principal, name: str) -> bool:
+        resource = model_called(name)
+        if may(principal, Permission.REGISTRY_READ, resource):
+            return True
+        async with self._unit_of_work() as work:
+            owners = await work.owners.of("model", DEFAULT_WORKSPACE, [name])
+        return may(principal, Permission.REGISTRY_READ, replace(resource, owner=owners.get(name)))
+
+    async def _check_elsewhere(self, guard: Guard, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
+        """The ledger knows the models of the default workspace only: none of another is judged by what it knows.
+
+        Runs, logged models and artifacts are known by ids and paths, of which each is in one workspace.
+        """
+        if guard in _OF_MODELS and not _is_plain_tag(guard, fields):
+            await self._unprotected_elsewhere(guard, fields, workspace)
+        if guard in {Guard.ALIAS_SET, Guard.ALIAS_DELETE}:
+            await self._require_on(principal, fields["name"], fields["alias"], workspace)
+        if guard in _OF_MODELS or guard is Guard.VERSION_CREATE:
+            return Forward()
+        if guard in {Guard.ARTIFACT_WRITE, Guard.ARTIFACT_DELETE} and not is_below(fields["path"], "workspaces"):
+            fields = {**fields, "path": f"workspaces/{workspace}/{fields['path']}"}
         return await self._checks[guard](principal, fields)
+
+    async def _unprotected_elsewhere(self, guard: Guard, fields: _Fields, workspace: str) -> None:
+        async with self._unit_of_work() as work:
+            policies = await work.policies.in_force()
+        alias = fields.get("alias") or (fields.get("stage") if guard is Guard.STAGE_TRANSITION else None)
+        for name in {fields["name"], fields.get("new_name", fields["name"])}:
+            for policy in policies:
+                if policy.protects(name, alias if alias is not None else policy.alias):
+                    raise Governed(
+                        f"Policy '{policy.name}' protects alias '{policy.alias}' of model '{name}', and promotions are "
+                        f"made in the default workspace only: in workspace '{workspace}' this cannot be done.",
+                        policy=policy.name,
+                    )
+
+    async def _require_on(
+        self, principal: Principal, name: str, alias: str, workspace: str, permission: Permission | None = None
+    ) -> None:
+        """Return if the principal may, by a grant or because it created the model.
+
+        Raises:
+            Forbidden: it may not.
+        """
+        permission = permission or Permission.REGISTRY_WRITE
+        resource = model_called(name, alias, workspace=workspace)
+        if not may(principal, permission, resource):
+            async with self._unit_of_work() as work:
+                owners = await work.owners.of("model", workspace, [name])
+            require(principal, permission, replace(resource, owner=owners.get(name)))
 
     async def _alias_set(self, principal: Principal, fields: _Fields) -> Ruling:
         """The native call: MLflow's own client asks to move an alias, and so asks for a promotion."""
@@ -94,11 +173,11 @@ class RegistryGuard:
         version = check_version(fields["version"])
         policy = await self._policy(model, alias)
         if policy is None:
-            _require(principal, Permission.REGISTRY_WRITE)
+            await self._require_on(principal, model, alias, DEFAULT_WORKSPACE)
             return Forward()
         if await self._holds(model, alias, version):
             return Done()
-        _require(principal, Permission.PROMOTIONS_REQUEST)
+        await self._require_on(principal, model, alias, DEFAULT_WORKSPACE, Permission.PROMOTIONS_REQUEST)
         try:
             promotion, _ = await self._promotions.create(
                 principal, model=model, alias=alias, version=version, reason="asked for through MLflow's API"
@@ -122,7 +201,7 @@ class RegistryGuard:
         model, alias = fields["name"], fields["alias"]
         policy = await self._policy(model, alias)
         if policy is None:
-            _require(principal, Permission.REGISTRY_WRITE)
+            await self._require_on(principal, model, alias, DEFAULT_WORKSPACE)
             return Forward()
         async with self._unit_of_work() as work:
             holder = await work.aliases.get(model, alias)
@@ -268,10 +347,16 @@ class RegistryGuard:
             )
             policies = await work.policies.in_force()
         if governance:
-            raise Governed(f"Artifact path {path} cannot {what}: {_because(governance)}.", **_named(governance))
+            raise Governed(
+                f"Artifact path {path} cannot {what}: {_because(governance)}.",
+                model=governance.model,
+                **_named(governance),
+            )
         for holder in await self._holders.unknown(policies):
             if (holder.rests_on_artifact(path) or holder.lies_below(path)) and await self._holders.still_holds(holder):
-                raise Governed(f"Artifact path {path} cannot {what}: {holder.why}.", policy=holder.policy)
+                raise Governed(
+                    f"Artifact path {path} cannot {what}: {holder.why}.", model=holder.model, policy=holder.policy
+                )
 
     async def _run_untouched(self, run_id: str, how: str) -> None:
         async with self._unit_of_work() as work:
@@ -298,7 +383,7 @@ class RegistryGuard:
 
     async def _refuse_if_held(self, holder: AliasHolder, what: str, how: str) -> None:
         if await self._holders.still_holds(holder):
-            raise Governed(f"{what} cannot be {how}: {holder.why}.", policy=holder.policy)
+            raise Governed(f"{what} cannot be {how}: {holder.why}.", model=holder.model, policy=holder.policy)
 
     async def _names(self, model: str) -> Sequence[str]:
         """The name that was sent and, if its database takes several for one, the one that MLflow knows it by."""
@@ -325,10 +410,12 @@ class RegistryGuard:
         return (await self._registry.get_model(model)).aliases.get(alias) == version
 
 
-def _require(principal: Principal, permission: Permission) -> None:
-    verdict = authorise(principal, permission)
-    if isinstance(verdict, Deny):
-        raise Forbidden(verdict.reason, permission=permission.value)
+def _is_plain_tag(guard: Guard, fields: _Fields) -> bool:
+    """Whether it is a tag that is nothing but a tag."""
+    key = fold(fields.get("key", ""))
+    return (guard is Guard.VERSION_TAG and key not in PROMPT_CONTENT) or (
+        guard is Guard.MODEL_TAG and key != PROMPT_MARK
+    )
 
 
 def _protected(policy: Policy, model: str, alias: str) -> str:
@@ -348,7 +435,7 @@ def _same(one: str, other: str) -> bool:
 
 def _refuse(governance: Governance | None, what: str, how: str) -> None:
     if governance:
-        raise Governed(f"{what} cannot be {how}: {_because(governance)}.", **_named(governance))
+        raise Governed(f"{what} cannot be {how}: {_because(governance)}.", model=governance.model, **_named(governance))
 
 
 def _because(governance: Governance) -> str:

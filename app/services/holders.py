@@ -17,7 +17,8 @@ from datetime import datetime, timedelta
 import structlog
 
 from app.domain.errors import CountersignError, NotFound
-from app.domain.policies import Policy, fold, policy_for
+from app.domain.grants import fold
+from app.domain.policies import Policy, policy_for
 from app.domain.storage import is_below, paths_below
 from app.ports import Clock, ModelRegistry, RegisteredModel
 from app.services.recording import UnitOfWorkFactory

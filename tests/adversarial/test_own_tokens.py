@@ -374,7 +374,7 @@ async def test_what_is_refused_at_the_token_endpoint_is_in_the_audit_log_without
 @pytest.mark.parametrize(
     "changed",
     [
-        {"code_verifier": Pkce().verifier},
+        {"code_verifier": "of-another-request-and-long-enough-to-be-a-verifier"},
         {"code_verifier": ""},
         {"code_verifier": "short"},
         {"redirect_uri": f"{DASHBOARD}/signed-in"},

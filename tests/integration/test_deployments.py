@@ -196,8 +196,9 @@ def test_a_report_that_the_target_did_not_sign_is_refused(running: Countersign, 
         report(running, event, secret, headers={"webhook-signature": ""}),
         report(running, event, secret, headers={"webhook-signature": "v1,!!!"}),
         report(running, event, secret, path="/deployments/dep_nothing/status"),
-        running.call("administrator", "POST", f"/deployments/{event['data']['deployment_id']}/status", json={}),
     ]
+    by_token = running.call("administrator", "POST", f"/deployments/{event['data']['deployment_id']}/status", json={})
+    assert by_token.json()["permission"] == "deployments:report"
     assert [answer.status_code for answer in forged] == [401] * len(forged)
     assert len({answer.json()["detail"] for answer in forged}) == 1
     assert running.follow(promotion["id"], "rolling_out")

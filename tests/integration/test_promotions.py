@@ -73,7 +73,7 @@ def test_a_newer_promotion_takes_the_place_of_one_that_waits(service: Countersig
     ("who", "problem"),
     [
         ("scientist", "self-approval"),
-        ("administrator", "not-an-approver"),
+        ("administrator", "forbidden"),
         ("approving-service", "not-an-approver"),
         ("viewer", "forbidden"),
         ("serving", "forbidden"),

@@ -16,12 +16,12 @@ import pytest
 
 from app.adapters.assertions import GatewayAssertion
 from app.adapters.clock import SystemClock
-from app.domain.access import Principal
 from app.ports import Judged
 from tests.platform import MlflowServer, running_mlflow
+from tests.principals import principal
 
 SECRET = "a secret of the tests, which is long enough"
-SCIENTIST = Principal("https://issuer.example", "1", "scientist", groups=frozenset({"scientists"}))
+SCIENTIST = principal("1", name="scientist", groups={"scientists"})
 API = "/api/2.0/mlflow"
 JSON = {"Content-Type": "application/json"}
 

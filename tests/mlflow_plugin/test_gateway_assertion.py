@@ -21,9 +21,10 @@ from app.adapters.assertions import (
     GatewayAssertion,
     digest_of,
 )
-from app.domain.access import Principal, Role
+from app.domain.access import Role
 from app.ports import Judged
 from tests.mlflow_plugin.conftest import SCIENTIST, SECRET
+from tests.principals import principal
 
 
 class SetClock:
@@ -77,7 +78,7 @@ def test_a_token_says_who_asks_and_is_good_for_a_minute(assertion: GatewayAssert
 def test_nobody_and_ourselves_are_told_apart_from_any_principal(assertion: GatewayAssertion) -> None:
     assert claims_of(assertion.headers(None))["sub"] == "anonymous"
     assert claims_of(assertion.headers(OURSELVES))["sub"] == "countersign"
-    pretender = Principal("https://issuer.example", "countersign", "countersign")
+    pretender = principal("countersign")
     assert claims_of(assertion.headers(pretender))["sub"] == "https://issuer.example|countersign"
 
 
@@ -99,10 +100,10 @@ def test_a_clock_that_is_set_makes_a_new_token(assertion: GatewayAssertion, cloc
 
 def test_each_principal_has_a_token_of_its_own(assertion: GatewayAssertion) -> None:
     others = [
-        Principal("https://issuer.example", "2", "scientist", groups=SCIENTIST.groups),
-        Principal("https://other.example", "1", "scientist", groups=SCIENTIST.groups),
-        Principal("https://issuer.example", "1", "renamed", groups=SCIENTIST.groups),
-        Principal("https://issuer.example", "1", "scientist"),
+        principal("2", name="scientist", groups=SCIENTIST.groups),
+        principal("1", name="scientist", issuer="https://other.example", groups=SCIENTIST.groups),
+        principal("1", name="renamed", groups=SCIENTIST.groups),
+        principal("1", name="scientist"),
         None,
         OURSELVES,
     ]
@@ -111,7 +112,7 @@ def test_each_principal_has_a_token_of_its_own(assertion: GatewayAssertion) -> N
 
 
 def test_what_mlflow_is_not_told_makes_no_new_token(assertion: GatewayAssertion) -> None:
-    promoted = Principal("https://issuer.example", "1", "scientist", groups=SCIENTIST.groups, roles=frozenset(Role))
+    promoted = principal("1", *Role, name="scientist", groups=SCIENTIST.groups)
     assert assertion.headers(promoted) is assertion.headers(SCIENTIST)
 
 
@@ -131,7 +132,7 @@ def test_a_judged_request_has_a_token_of_its_own_each_time(assertion: GatewayAss
 
 def test_memory_is_bounded(assertion: GatewayAssertion) -> None:
     for number in range(REMEMBERED + 10):
-        assertion.headers(Principal("https://issuer.example", str(number), "n"))
+        assertion.headers(principal(str(number), name="n"))
     assert len(assertion._kept) <= REMEMBERED
 
 
@@ -154,7 +155,7 @@ def test_the_remote_user_is_told_if_that_is_wanted(clock: SetClock) -> None:
 def test_nobody_and_no_groups_are_no_headers(clock: SetClock) -> None:
     assertion = GatewayAssertion(None, clock, remote_user=True)
     assert assertion.headers(None) == ()
-    assert assertion.headers(Principal("i", "s", "alone")) == ((USER, "alone"),)
+    assert assertion.headers(principal("s", name="alone")) == ((USER, "alone"),)
 
 
 @pytest.mark.parametrize(
@@ -172,22 +173,22 @@ def test_nobody_and_no_groups_are_no_headers(clock: SetClock) -> None:
     ],
 )
 def test_a_name_cannot_break_a_header(clock: SetClock, name: str, sent: str) -> None:
-    told = dict(GatewayAssertion(None, clock, remote_user=True).headers(Principal("i", "s", name)))
+    told = dict(GatewayAssertion(None, clock, remote_user=True).headers(principal("s", name=name)))
     assert told[USER] == sent
 
 
 def test_one_group_cannot_become_two(clock: SetClock) -> None:
     groups = frozenset({"a,admins", "b", "c%2C", " d"})
-    told = dict(GatewayAssertion(None, clock, remote_user=True).headers(Principal("i", "s", "n", groups=groups)))
+    told = dict(GatewayAssertion(None, clock, remote_user=True).headers(principal("s", name="n", groups=groups)))
     assert told[GROUPS] == "%20d,a%2Cadmins,b,c%252C"
 
 
 def test_any_name_can_be_signed(assertion: GatewayAssertion) -> None:
     for name in ("evil\r\nX: y", "Müller", "nul\0"):
-        headers = assertion.headers(Principal("i", "s", name))
+        headers = assertion.headers(principal("s", name=name))
         assert token_of(headers).isascii()
         assert claims_of(headers)["name"] == name
-    lone = Principal("i", "s\ud800", "n\ud800", groups=frozenset({"g\ud800"}))
+    lone = principal("s\ud800", issuer="i", name="n\ud800", groups={"g\ud800"})
     claims = claims_of(assertion.headers(lone))
     assert (claims["sub"], claims["name"], claims["groups"]) == ("i|s?", "n?", ["g?"])
 

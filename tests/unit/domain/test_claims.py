@@ -178,6 +178,21 @@ def test_what_a_client_got_for_itself_is_a_services(claims: dict[str, object]) -
     assert identity_of(ISSUER, of_somebody).kind is PrincipalKind.PERSON
 
 
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"sub": "repo:acme/fraud:ref:refs/heads/main", "job_workflow_ref": "acme/fraud/.github/workflows/a.yml@main"},
+        {"sub": "project_path:acme/fraud:ref_type:branch:ref:main", "pipeline_source": "push", "user_login": "ada"},
+        {"sub": "system:serviceaccount:ml:train", "kubernetes.io": {"namespace": "ml"}},
+        {"sub": "0b7f", "oid": "0b7f", "azp": "another", "roles": ["approvers"]},
+    ],
+    ids=["GitHub", "GitLab", "Kubernetes", "Entra without idtyp"],
+)
+def test_what_no_person_sits_before_is_a_services_though_nobody_said_so(claims: dict[str, object]) -> None:
+    """A person may approve, and may have personal tokens: neither is for a job."""
+    assert identity_of(ISSUER, claims).kind is PrincipalKind.SERVICE
+
+
 NOW = 1_800_000_000
 TIMES = {"iat": NOW - 5, "nbf": NOW - 5, "exp": NOW + 300}
 AS_THEY_COME: dict[str, tuple[dict[str, object], dict[str, object], str, set[str]]] = {
@@ -254,5 +269,5 @@ def test_tokens_as_providers_write_them_are_understood(provider: str) -> None:
     assert check_claims(issuer, claims, now=NOW) == NOW + 300
     identity = identity_of(issuer, claims)
     assert (identity.name, identity.groups) == (name, groups)
-    assert (identity.kind is PrincipalKind.SERVICE) == (provider in {"Entra", "Auth0"})
+    assert (identity.kind is PrincipalKind.SERVICE) == (provider not in {"Keycloak", "Okta"})
     assert scopes_in(claims) is None
