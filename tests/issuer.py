@@ -44,6 +44,8 @@ class Issuer:
     opaque: dict[str, object] = field(default_factory=dict)
     """What introspection says, by token; the bytes themselves if they are bytes."""
     introspection_status: int = 200
+    userinfo: dict[str, object] = field(default_factory=dict)
+    """What the userinfo endpoint says, by token; it refuses others. ``metadata`` must name it."""
     introspected: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     """The Authorization header and the form of each question."""
 
@@ -55,6 +57,9 @@ class Issuer:
         status, headers, answer = 200, [(b"content-type", JSON.encode())], self._answer(path)
         if path == "/introspect":
             status, answer = self.introspection_status, await self._introspected(scope, receive)
+        elif path == "/userinfo":
+            token = _authorization(scope).removeprefix("Bearer ")
+            status, answer = (200, self.userinfo[token]) if token in self.userinfo else (401, {})
         elif self.redirects and path == "/jwks":
             status, headers = 302, [(b"location", f"{self.url}/jwks-elsewhere".encode())]
         if path == "/jwks" and self.jwks_credential not in {None, _authorization(scope)}:

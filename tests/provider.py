@@ -139,8 +139,10 @@ class Provider:
 
     def _is_our_client(self, headers: Mapping[str, str], form: Mapping[str, str]) -> bool:
         if (authorization := headers.get("authorization")) is not None:
-            pair = base64.b64decode(authorization.removeprefix("Basic ")).decode().split(":")
-            return "client_secret_basic" in self.auth_methods and [unquote_plus(part) for part in pair] == [
+            pair = base64.b64decode(authorization.removeprefix("Basic ")).decode()
+            if "client_secret_basic, not encoded" in self.auth_methods:
+                return pair == f"{CLIENT}:{SECRET}"
+            return "client_secret_basic" in self.auth_methods and [unquote_plus(part) for part in pair.split(":")] == [
                 CLIENT,
                 SECRET,
             ]

@@ -10,6 +10,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 
 from app.domain.errors import NotAuthenticated
@@ -42,7 +43,11 @@ NOT_KEPT = frozenset(
 )
 """Claims that say nothing of who somebody is, or that differ with each token."""
 
+CLIENT_CLAIMS = frozenset({"client_id", "azp", "cid", "clientId"})
+"""The client that a token was given to, as issuers name it (RFC 9068 section 2.2; Okta's ``cid``)."""
+
 _OF_ID_TOKENS = ("at_hash", "c_hash", "s_hash")
+_OF_JOBS = ("job_workflow_ref", "pipeline_source", "pipeline_slug", "terraform_run_id", "kubernetes.io")
 _ACCESS = frozenset({"bearer", "access", "access_token", "at+jwt"})
 
 
@@ -130,13 +135,20 @@ def check_is_access_token(claims: Claims, *, explicit: bool = False) -> None:
         raise refused("is bound to a key of its client, and is not a bearer token (RFC 7800)")
 
 
-def check_rules(issuer: TrustedIssuer, claims: Claims) -> None:
+def check_rules(issuer: TrustedIssuer, claims: Claims, *, but: AbstractSet[str] = frozenset()) -> None:
     """Refuse a token of somebody else at an issuer that serves many.
+
+    Args:
+        issuer: whose rules.
+        claims: what it says.
+        but: claims whose rules are about another kind of token.
 
     Raises:
         NotAuthenticated: a claim is missing, or matches no pattern of its rule.
     """
     for name, patterns in issuer.claim_rules.items():
+        if name in but:
+            continue
         value = None if name == "email" and not _email_is_verified(claims) else as_claim(claim_at(claims, name))
         if not any(claim_matches(value, pattern) for pattern in patterns):
             raise refused(f"does not have the `{name}` that is accepted of its issuer")
@@ -161,7 +173,8 @@ def identity_of(issuer: TrustedIssuer, claims: Claims, *, client: str | None = N
     name = claim_at(claims, issuer.username_claim)
     kind = issuer.kind
     if kind is None:
-        service = client is not None or is_of_client(claims) or not everything.isdisjoint(issuer.service_groups)
+        of_nobody = client is not None or is_of_client(claims) or is_of_job(claims)
+        service = of_nobody or not everything.isdisjoint(issuer.service_groups)
         kind = PrincipalKind.SERVICE if service else PrincipalKind.PERSON
     return Identity(
         issuer=issuer.issuer,
@@ -177,15 +190,23 @@ def is_of_client(claims: Claims) -> bool:
     """Whether a client got the token for itself, as issuers say it: nobody sat before it, so it is a service's.
 
     The subject is then the client (RFC 9068 section 2.2; Okta's ``cid``); Auth0, Entra and Keycloak have marks of
-    their own.
+    their own. Entra's ``sub`` of a person differs from application to application, and so from their ``oid``.
     """
-    clients = [claims[name] for name in ("client_id", "azp", "cid", "clientId") if isinstance(claims.get(name), str)]
+    clients = [claims[name] for name in CLIENT_CLAIMS if isinstance(claims.get(name), str)]
     return (
         claims.get("sub") in clients
         or claims.get("gty") == "client-credentials"
         or claims.get("idtyp") == "app"
+        or ("oid" in claims and claims["oid"] == claims.get("sub"))
         or claims.get("preferred_username") in [f"service-account-{client}" for client in clients]
     )
+
+
+def is_of_job(claims: Claims) -> bool:
+    """Whether it is a token of a CI job or a workload, by a claim that such alone have: of GitHub Actions, GitLab,
+    Buildkite, Terraform Cloud and Kubernetes. Who forgot to say ``kind: service`` has made no people of them.
+    """
+    return any(name in claims for name in _OF_JOBS)
 
 
 def groups_in(issuer: TrustedIssuer, claims: Claims) -> frozenset[str] | None:
@@ -223,12 +244,21 @@ def credential_of(claims: Claims, *, now: float) -> Credential:
     Raises:
         NotAuthenticated: its scopes have another shape.
     """
-    return Credential(CredentialKind.PROVIDER, scopes=scopes_in(claims), authenticated_at=authenticated_at(claims, now))
+    return Credential(
+        CredentialKind.PROVIDER,
+        scopes=scopes_in(claims),
+        authenticated_at=authenticated_at(claims, now),
+        issued_at=_moment(claims, "iat", now),
+    )
 
 
 def authenticated_at(claims: Claims, now: float) -> datetime | None:
     """When they last proved who they are (``auth_time``), never later than now."""
-    value = claims.get("auth_time")
+    return _moment(claims, "auth_time", now)
+
+
+def _moment(claims: Claims, name: str, now: float) -> datetime | None:
+    value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         return None
     return datetime.fromtimestamp(min(value, now), UTC)

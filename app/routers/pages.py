@@ -100,6 +100,8 @@ class Action:
 
 
 HOME = Action("Go to MLflow", "/")
+ACCOUNT = Action("Your account", "/auth/account")
+"""Whoever may not do something sees there who they are taken for, and may sign out to be somebody else."""
 START_AGAIN = Action("Sign in", "/auth/sign-in")
 
 
@@ -127,7 +129,11 @@ def error_page(
 def page_of(error: CountersignError, *, public_url: str) -> HTMLResponse:
     """The page of a refusal or failure."""
     row = problem_of(error)
-    actions = (START_AGAIN,) if isinstance(error, SignInFailed) or row.status == 401 else (HOME,)
+    actions: tuple[Action, ...] = (HOME,)
+    if isinstance(error, SignInFailed) or row.status == 401:
+        actions = (START_AGAIN,)
+    elif row.status == 403:
+        actions = (ACCOUNT, HOME)
     answer = error_page(row.status, row.title, error.message, public_url=public_url, actions=actions)
     if isinstance(error, Unavailable):
         answer.headers["Retry-After"] = str(error.retry_after_s)

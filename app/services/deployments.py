@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from app.adapters.postgres.unit_of_work import UnitOfWork
-from app.domain.access import Permission, Principal, may, require
+from app.domain.access import Permission, Principal, holds_somewhere, may, require
 from app.domain.audit import Actor, Entry
 from app.domain.deployments import Deployment, Report, given_up, no_deployment, observed
 from app.ports import Clock
@@ -36,8 +36,10 @@ class Deployments:
 
         Raises:
             NotFound: there is none, or none that the principal may know of.
-            Forbidden: the principal does not report on this model.
+            Forbidden: the principal does not report on this model, or on any.
         """
+        if not holds_somewhere(principal, Permission.DEPLOYMENTS_REPORT):
+            require(principal, Permission.DEPLOYMENTS_REPORT)
         async with self._unit_of_work() as work:
             deployment = await self._readable(work, principal, deployment_id)
             require(principal, Permission.DEPLOYMENTS_REPORT, await model_for(work, principal, deployment.model))

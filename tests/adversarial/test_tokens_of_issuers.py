@@ -172,6 +172,8 @@ FORGED: dict[str, Callable[[Issuer], str]] = {
     "unsigned": lambda it: unsigned(it, "none"),
     "unsigned, in capitals": lambda it: unsigned(it, "NONE"),
     "signed with nothing": lambda it: rewritten(it.token(), 2, lambda _: ""),
+    "signed with zeros": lambda it: rewritten(it.token(key=KEYS["EC"]), 2, lambda _: encoded(bytes(64))),
+    "signed with Ed25519 zeros": lambda it: rewritten(it.token(key=KEYS["OKP"]), 2, lambda _: encoded(bytes(64))),
     "signed with the public key as a secret": lambda it: hmac_with(KEYS["RSA"].as_pem(private=False), it),
     "signed with the public key in another form": lambda it: hmac_with(KEYS["RSA"].as_der(private=False), it),
     "signed with an algorithm that is not pinned": lambda it: it.token(key=KEYS["RSA"], header={"alg": "RS512"}),
@@ -742,6 +744,42 @@ async def test_an_answer_without_an_audience_needs_a_rule_on_its_client(issuer: 
         for changed in ({"client_id": "other"}, {"client_id": "nightly", "aud": "another"}):
             with pytest.raises(NotAuthenticated):
                 await verifier.verify(issuer.introspects(**{"aud": None, **changed}))  # type: ignore[arg-type]
+
+
+async def test_what_introspection_leaves_out_of_a_person_userinfo_tells(issuer: Issuer) -> None:
+    """Django OAuth Toolkit says a name and no subject; few say groups."""
+    issuer.metadata = {"userinfo_endpoint": f"{issuer.url}/userinfo"}
+    full = issuer.introspects("alice", groups=["scientists"])
+    named = issuer.introspects(None, username="alice")
+    async with verifying(introspecting(issuer)) as verifier:
+        assert (await verifier.verify(full)).identity.groups == {"scientists"}
+        issuer.userinfo[named] = {"sub": "1", "groups": ["scientists"], "aud": "x", "username": "root"}
+        found = (await verifier.verify(named)).identity
+        assert (found.subject, found.groups, found.claims["username"]) == ("1", {"scientists"}, "alice")
+        swapped = issuer.introspects("alice")
+        issuer.userinfo[swapped] = {"sub": "root", "groups": ["administrators"]}
+        for token in (swapped, issuer.introspects(None, username="alice")):
+            with pytest.raises(NotAuthenticated):
+                await verifier.verify(token)
+        assert (await verifier.verify(issuer.introspects("alice"))).identity.groups == set()
+
+
+async def test_a_userinfo_endpoint_that_does_not_answer_lets_nobody_in_without_their_groups(issuer: Issuer) -> None:
+    issuer.metadata = {"userinfo_endpoint": f"{issuer.url}/userinfo"}
+    token = issuer.introspects("alice")
+    issuer.userinfo[token] = b"<html>"
+    async with verifying(introspecting(issuer)) as verifier:
+        with pytest.raises(Unavailable):
+            await verifier.verify(token)
+
+
+async def test_an_issuer_that_wants_the_client_otherwise_is_asked_otherwise(issuer: Issuer) -> None:
+    token = issuer.introspects()
+    issuer.metadata = {"introspection_endpoint_auth_methods_supported": ["client_secret_post"]}
+    async with verifying(introspecting(issuer)) as verifier:
+        assert await verifier.verify(token)
+    authorization, form = issuer.introspected[0]
+    assert (authorization, form["client_id"], form["client_secret"]) == ("", "count/er", SECRET)
 
 
 async def test_an_introspection_endpoint_that_is_slow_delays_no_signed_token(issuer: Issuer) -> None:

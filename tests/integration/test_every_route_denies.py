@@ -8,7 +8,20 @@ import httpx
 
 from tests.platform import Countersign
 
-SIGNED = "/control/v1/deployments/{deployment_id}/status"
+EVERYBODYS = {
+    "/control/v1/grants",  # owners look after those on what they own
+    "/control/v1/grants/{name}",
+    "/control/v1/logins",
+    "/control/v1/logins/{login_id}",
+    "/control/v1/me",
+    "/control/v1/permissions/check",
+    "/control/v1/roles",
+    "/control/v1/sessions",
+    "/control/v1/sessions/{session_id}",
+    "/control/v1/tokens",
+    "/control/v1/tokens/{token_id}",
+}
+"""What whoever was authenticated may ask about themselves; nothing of it is anybody else's."""
 
 
 def test_every_route_is_closed_to_nobody_and_to_strangers(service: Countersign) -> None:
@@ -16,10 +29,23 @@ def test_every_route_is_closed_to_nobody_and_to_strangers(service: Countersign) 
     routes = [
         (method.upper(), path) for path, methods in paths.items() if path.startswith("/control") for method in methods
     ]
-    assert len(routes) > 15
+    assert len(routes) > 35
+    assert set(paths) >= EVERYBODYS
     for method, path in routes:
         address = re.sub(r"{\w+}", "x", path).removeprefix("/control/v1")
         assert service.call(None, method, address).status_code == 401, (method, path)
-        # A deployer's report is signed and needs no token; a token is worth nothing there.
-        expected = 401 if path == SIGNED else 403
-        assert service.call("stranger", method, address).status_code == expected, (method, path)
+        if path not in EVERYBODYS:
+            assert service.call("stranger", method, address).status_code == 403, (method, path)
+
+
+def test_a_stranger_learns_nothing_of_others(service: Countersign) -> None:
+    for listed in ("sessions", "tokens", "logins"):
+        everybodys = service.call("stranger", "GET", f"/{listed}", params={"principal": f"{service.issuer.url}|ada"})
+        assert everybodys.status_code == 403, listed
+        assert service.call("stranger", "DELETE", f"/{listed}/x").status_code in {400, 404}, listed
+        assert service.call("stranger", "GET", f"/{listed}").json()["items"] == []
+    assert service.call("stranger", "GET", "/grants").json()["items"] == []
+    assert service.call("stranger", "GET", "/grants/x").status_code == 404
+    document = {"role": "viewer", "subject": {"group": "*"}}
+    assert service.call("stranger", "PUT", "/grants/x", json=document).status_code == 403
+    assert service.call("stranger", "DELETE", "/grants/x").status_code == 404

@@ -54,6 +54,24 @@ async def test_the_client_authenticates_as_the_provider_wants(
             assert provider.asked.count("/token") == tried + 1, "what has worked is remembered"
 
 
+async def test_a_provider_that_reads_a_secret_as_it_is_gets_it_as_it_is(database: str) -> None:
+    """Glewlwyd leaves out the encoding of RFC 6749 section 2.3.1, as do many; a secret of base64 shows it."""
+    with running_provider(auth_methods=("client_secret_basic, not encoded",)) as provider:
+        async with desk_at(database, provider) as desk:
+            assert (await desk.sign_in(desk.browser())).status_code == 303
+
+
+async def test_a_rule_on_the_client_of_tokens_is_none_of_those_who_sign_in(database: str) -> None:
+    """It says whose access tokens are accepted, as for introspection without an audience."""
+    with running_provider() as provider:
+        async with desk_at(database, provider, claim_rules={"client_id": ("notebooks",)}) as desk:
+            assert (await desk.sign_in(desk.browser())).status_code == 303
+        async with desk_at(database, provider, claim_rules={"tenant": ("acme",)}) as desk:
+            answer = await desk.sign_in(desk.browser())
+            assert answer.status_code == 400
+            assert "The ID token does not have the `tenant`" in answer.text
+
+
 async def test_a_public_client_has_pkce_alone(database: str) -> None:
     with running_provider(auth_methods=("none",)) as provider:
         async with desk_at(database, provider, sign_in=Client(client_id=CLIENT, client_secret=None)) as desk:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 import structlog
 
+from app.adapters.oidc.client_authentication import ClientAuthentication
 from app.adapters.oidc.documents import Documents, Refused
 from app.adapters.oidc.metadata import Metadata
 from app.domain.claims import (
@@ -18,6 +17,7 @@ from app.domain.claims import (
     check_rules,
     check_times,
     credential_of,
+    groups_in,
     identity_of,
     refused,
 )
@@ -35,9 +35,7 @@ class Introspector:
         self._trusted, self._settings, self._metadata = trusted, settings, metadata
         # Connections of its own: made-up tokens must not keep us from the issuer's keys.
         self._documents = Documents(trusted.ca_file)
-        # RFC 6749 section 2.3.1: both are encoded as a form's values first.
-        pair = f"{quote(settings.client_id, safe='')}:{quote(settings.client_secret, safe='')}"
-        self._authorization = "Basic " + base64.b64encode(pair.encode()).decode()
+        self._client = ClientAuthentication(settings.client_id, settings.client_secret)
 
     async def close(self) -> None:
         await self._documents.close()
@@ -57,9 +55,9 @@ class Introspector:
         active = answer.get("active")
         if not isinstance(active, bool):
             raise self._unavailable("no `active`")
-        return self._judged(answer, now) if active else None
+        return await self._judged(token, answer, now) if active else None
 
-    def _judged(self, answer: Mapping[str, Any], now: float) -> Verified:
+    async def _judged(self, token: str, answer: Mapping[str, Any], now: float) -> Verified:
         trusted = self._trusted
         if answer.get("iss", trusted.issuer) != trusted.issuer:
             raise refused("comes from another issuer")
@@ -68,6 +66,7 @@ class Introspector:
             check_audience(trusted, answer)
         expires_at = check_times(answer, leeway_s=trusted.leeway_s, now=now)
         check_is_access_token(answer)
+        answer = await self._with_userinfo(token, answer)
         check_rules(trusted, answer)
         believed_until = now + self._settings.remember_s
         return Verified(
@@ -76,15 +75,61 @@ class Introspector:
             expires_at=believed_until if expires_at is None else min(expires_at, believed_until),
         )
 
+    async def _with_userinfo(self, token: str, answer: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The answer, with what only the userinfo endpoint says of a person: many providers leave out their groups, and
+        some the subject too, which RFC 7662 section 2.2 leaves to them.
+
+        Raises:
+            NotAuthenticated: it told of somebody else.
+            Unavailable: it is there and did not answer: a denial may be for one of the groups.
+        """
+        if _client(answer) is not None or ("sub" in answer and groups_in(self._trusted, answer) is not None):
+            return answer
+        try:
+            metadata = await self._metadata.get()
+        except Unavailable:
+            if self._settings.endpoint is None:
+                raise
+            return answer  # a server that has an endpoint and no metadata has no userinfo either
+        if "userinfo_endpoint" not in metadata:
+            return answer
+        endpoint = await self._metadata.endpoint("userinfo_endpoint")
+        try:
+            said = await self._documents.get(endpoint, {"Authorization": f"Bearer {token}"})
+        except Refused as error:
+            if error.status not in {400, 401, 403}:
+                raise self._unavailable(str(error)) from None
+            if "sub" in answer:
+                return answer
+            raise refused("does not say whose it is: ask for it with the scope `openid`") from None
+        except httpx.HTTPError as error:
+            raise self._unavailable(type(error).__name__) from None
+        if said.get("sub") != answer.get("sub", said.get("sub")):
+            raise refused("is somebody else's, as the userinfo of its issuer says")
+        return {**said, **answer}
+
     async def _ask(self, token: str) -> dict[str, Any]:
         endpoint = await self._endpoint()
         form = {"token": token, "token_type_hint": "access_token"}
-        try:
-            return await self._documents.post(endpoint, form, {"Authorization": self._authorization})
-        except Refused as error:
-            raise self._unavailable(str(error)) from None
-        except httpx.HTTPError as error:
-            raise self._unavailable(type(error).__name__) from None
+        why = "no client authentication in common"
+        supported = None
+        if self._settings.endpoint is None:
+            supported = (await self._metadata.get()).get("introspection_endpoint_auth_methods_supported")
+        for way in self._client.ways(supported):
+            sent, headers = self._client.apply(way, form)
+            try:
+                answer = await self._documents.post(endpoint, sent, headers)
+            except Refused as error:
+                why = str(error)
+                if error.status not in {400, 401, 403}:
+                    break
+            except httpx.HTTPError as error:
+                why = type(error).__name__
+                break
+            else:
+                self._client.worked(way)
+                return answer
+        raise self._unavailable(why)
 
     async def _endpoint(self) -> str:
         return self._settings.endpoint or await self._metadata.endpoint("introspection_endpoint")

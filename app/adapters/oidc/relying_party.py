@@ -13,18 +13,27 @@ import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qsl, quote_plus, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import httpx
 import structlog
 
+from app.adapters.oidc.client_authentication import ClientAuthentication
 from app.adapters.oidc.documents import CONNECTIONS, MAX_DOCUMENT_BYTES, Documents
 from app.adapters.oidc.kept import Elapsed, monotonic
 from app.adapters.oidc.keys import Keys
 from app.adapters.oidc.metadata import Metadata
 from app.adapters.oidc.signed import SignedToken
 from app.adapters.oidc.strict import strict_object
-from app.domain.claims import authenticated_at, check_rules, check_times, claim_at, identity_of, texts
+from app.domain.claims import (
+    CLIENT_CLAIMS,
+    authenticated_at,
+    check_rules,
+    check_times,
+    claim_at,
+    identity_of,
+    texts,
+)
 from app.domain.errors import NotAuthenticated, SignInFailed, Unavailable
 from app.domain.identity import check_subject
 from app.domain.issuers import SignIn, TrustedIssuer
@@ -33,7 +42,9 @@ from app.ports import Clock, LoggedOut, SignedIn
 _log = structlog.stdlib.get_logger(__name__)
 
 TIMEOUT_S = 10
-LONGEST_SESSION_ID = 255
+LONGEST_SESSION_ID = 1024
+"""Of ``sid`` and ``jti``, which some providers make of encrypted text."""
+LONGEST_DESCRIPTION = 200
 LONGEST_HINT = 6000
 """Characters of an ID token that is sent in the address of the logout endpoint: servers refuse long addresses."""
 LOGOUT_TOKEN_FRESH_S = 300
@@ -45,6 +56,8 @@ LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 LOGOUT_EVENT = "http://schemas.openid.net/event/backchannel-logout"
 _HASHES = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512}
 _AGAIN = "Start again."
+_TOKEN_ERRORS = frozenset({"invalid_grant", "invalid_client", "invalid_request", "unauthorized_client"})
+"""Those of RFC 6749 section 5.2 that say what is wrong; others are not repeated."""
 _REFUSALS: Mapping[str, str] = {
     "access_denied": "The provider did not let you in, or you did not agree.",
     "login_required": "The provider wants you to sign in there first.",
@@ -80,21 +93,20 @@ class OidcRelyingParty:
         self._documents = Documents(trusted.ca_file)
         self._metadata = Metadata(trusted, self._documents, elapsed=elapsed)
         self._keys = Keys(trusted, self._metadata, self._documents, elapsed=elapsed)
-        self._client = httpx.AsyncClient(
+        self._http = httpx.AsyncClient(
             timeout=TIMEOUT_S,
             follow_redirects=False,
             verify=ssl.create_default_context(cafile=trusted.ca_file) if trusted.ca_file else True,
             limits=httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=2),
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
         )
-        self._client_auth: str | None = None
-        """How we authenticate, once that has worked."""
+        self._client = ClientAuthentication(trusted.sign_in.client_id, trusted.sign_in.client_secret)
 
     async def close(self) -> None:
         await self._keys.close()
         await self._metadata.close()
         await self._documents.close()
-        await self._client.aclose()
+        await self._http.aclose()
 
     async def authorization_url(self, *, redirect_uri: str, state: str, nonce: str, verifier: str) -> str:
         metadata = await self._metadata.get()
@@ -141,7 +153,8 @@ class OidcRelyingParty:
         if access_token is not None and self._lacks(claims):
             claims = await self._with_userinfo(metadata, claims, access_token)
         try:
-            check_rules(self._trusted, claims)
+            # Rules on the client say whose access tokens are accepted; an ID token is our own client's.
+            check_rules(self._trusted, claims, but=CLIENT_CLAIMS)
             identity = identity_of(self._trusted, claims)
         except NotAuthenticated as refusal:
             raise SignInFailed(_said_of(refusal, "ID token")) from None
@@ -195,56 +208,44 @@ class OidcRelyingParty:
             raise SignInFailed(f"Another provider answered than the one that was asked (`iss`). {_AGAIN}")
 
     async def _token(self, metadata: Mapping[str, Any], parameters: Mapping[str, str]) -> dict[str, Any]:
-        """The answer of the token endpoint.
-
-        A provider knows one way in which this client authenticates, and its metadata names all that it can: where the
-        first one is refused, the other one is tried.
-        """
+        """The answer of the token endpoint."""
         endpoint = await self._metadata.endpoint("token_endpoint")
-        ways = self._client_auth_ways(metadata)
-        for way in ways:
-            status, answer = await self._ask(self._token_request(endpoint, parameters, way))
-            if status == 200:
-                self._client_auth = way
-                return answer
-            error = str(answer.get("error"))
-            if status >= 500 or status == 429:
-                raise Unavailable(f"{self._trusted.name}: the provider's token endpoint answered {status}.")
-            if not (status == 401 or error == "invalid_client"):
-                break
-        known = error if error in {"invalid_grant", "invalid_client", "invalid_request", "unauthorized_client"} else "?"
-        _log.warning("code_not_redeemed", provider=self._trusted.name, status=status, error=known)
-        if known == "invalid_grant":
-            raise SignInFailed(f"The provider did not accept the code that it gave. {_AGAIN}")
-        raise SignInFailed(f"The provider refuses Countersign's own client ({known}): tell your administrator.")
-
-    def _client_auth_ways(self, metadata: Mapping[str, Any]) -> tuple[str, ...]:
-        if self._sign_in.client_secret is None:
-            return ("none",)
-        if self._client_auth is not None:
-            return (self._client_auth,)
-        # The default is client_secret_basic (OpenID Connect Discovery section 3).
-        supported = metadata.get("token_endpoint_auth_methods_supported") or ["client_secret_basic"]
-        ways = tuple(way for way in ("client_secret_basic", "client_secret_post") if way in supported)
+        ways = self._client.ways(metadata.get("token_endpoint_auth_methods_supported"))
         if not ways:
             _log.error("no_client_authentication_in_common", provider=self._trusted.name)
             raise SignInFailed(
                 "The provider wants another client authentication than a secret: tell your administrator."
             )
-        return ways
+        refusals, said = [], ""
+        for way in ways:
+            form, headers = self._client.apply(way, parameters)
+            status, answer = await self._ask(self._http.build_request("POST", endpoint, data=form, headers=headers))
+            if status >= 500 or status == 429:
+                raise Unavailable(f"{self._trusted.name}: the provider's token endpoint answered {status}.")
+            error = str(answer.get("error"))
+            if status == 200 or error == "invalid_grant":
+                # It knew us. Where a refused attempt has used up the code, whoever starts again comes through.
+                self._client.worked(way)
+            if status == 200:
+                return answer
+            refusals.append(error if error in _TOKEN_ERRORS else f"status {status}")
+            said = said or self._description(answer, form)
+            if error == "invalid_grant":
+                break
+        _log.warning("code_not_redeemed", provider=self._trusted.name, refusals=refusals, said=said)
+        if "invalid_grant" in refusals:
+            raise SignInFailed(f"The provider did not accept the code that it gave. {_AGAIN}")
+        if refusals[0] in {"invalid_client", "unauthorized_client"}:
+            raise SignInFailed(
+                f"The provider refuses Countersign's own client ({refusals[0]}): tell your administrator."
+            )
+        raise SignInFailed(f"The provider gave no tokens for its code ({refusals[0]}): tell your administrator.")
 
-    def _token_request(self, endpoint: str, parameters: Mapping[str, str], way: str) -> httpx.Request:
-        sent, headers = dict(parameters), dict[str, str]()
-        client_id, secret = self._sign_in.client_id, self._sign_in.client_secret or ""
-        if way == "client_secret_basic":
-            # Both are form-encoded first (RFC 6749 section 2.3.1).
-            pair = f"{quote_plus(client_id)}:{quote_plus(secret)}"
-            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
-        else:
-            sent["client_id"] = client_id
-            if way == "client_secret_post":
-                sent["client_secret"] = secret
-        return self._client.build_request("POST", endpoint, data=sent, headers=headers)
+    def _description(self, answer: Mapping[str, Any], form: Mapping[str, str]) -> str:
+        """What the provider says for its administrators (RFC 6749 section 5.2); nothing that repeats a secret."""
+        said = str(answer.get("error_description", ""))
+        secrets = {form.get("code"), form.get("code_verifier"), self._sign_in.client_secret} - {None, ""}
+        return "" if any(str(secret) in said for secret in secrets) else said[:LONGEST_DESCRIPTION]
 
     async def _with_userinfo(
         self, metadata: Mapping[str, Any], claims: Mapping[str, Any], access_token: str
@@ -259,7 +260,7 @@ class OidcRelyingParty:
             return claims
         endpoint = await self._metadata.endpoint("userinfo_endpoint")
         headers = {"Authorization": f"Bearer {access_token}"}
-        status, said = await self._ask(self._client.build_request("GET", endpoint, headers=headers))
+        status, said = await self._ask(self._http.build_request("GET", endpoint, headers=headers))
         if status >= 500 or status == 429:
             raise Unavailable(f"{self._trusted.name}: the provider's userinfo endpoint answered {status}.")
         if status != 200 or not said:
@@ -321,7 +322,7 @@ class OidcRelyingParty:
             Unavailable: there is no answer.
         """
         try:
-            response = await self._client.send(request, stream=True)
+            response = await self._http.send(request, stream=True)
             try:
                 body = bytearray()
                 async for piece in response.aiter_raw():
@@ -370,7 +371,8 @@ def _base64url(raw: bytes) -> str:
 
 def _said_of(refusal: NotAuthenticated, what: str) -> str:
     """A refusal in the words of another kind of token."""
-    return refusal.message.replace("access token", what)
+    said = refusal.message.replace("access token", what)
+    return f"The {what}{said.removeprefix('The token')}" if said.startswith("The token") else said
 
 
 def _invalid(what: str, why: str) -> NotAuthenticated:
