@@ -173,6 +173,7 @@ async def open_desk(
         )
         services = SimpleNamespace(
             authentication=authentication,
+            refusals=authentication._refusals,
             sign_in=SignIn(
                 work,
                 clock,

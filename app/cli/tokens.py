@@ -41,17 +41,17 @@ def create(
     A token that may `approve` or `admin` can do nothing else, and is good for one day: what CI holds can never approve.
     """
     from countersign_client.calls import call
-    from countersign_client.wire import Json
+    from countersign_client.wire import Json, plain
 
     document: dict[str, Json] = {"name": name, "scopes": [item.value for item in scope], "expires_in_days": days}
     made = call(chosen(gateway), "POST", "/tokens", document=document)
     if as_json:
         typer.echo(json.dumps(made, ensure_ascii=False))
         return
-    typer.echo(made.get("token"))
+    typer.echo(plain(made.get("token")))
     typer.echo(
         f"Good until {_moment(made.get('expires_at'))}. It is not shown again; revoke it with "
-        f"`countersign token revoke {made.get('id')}`.",
+        f"`countersign token revoke {plain(made.get('id'))}`.",
         err=True,
     )
 
@@ -69,9 +69,9 @@ def list_tokens(gateway: GatewayOption = None, *, as_json: AsJson = False) -> No
     for item in found:
         scopes = item.get("scopes")
         table.add_row(
-            str(item.get("id")),
+            plain(item.get("id")),
             plain(item.get("name")),
-            " ".join(map(str, scopes)) if isinstance(scopes, list) else "",
+            plain(" ".join(map(str, scopes))) if isinstance(scopes, list) else "",
             f"revoked {_moment(item['revoked_at'])}" if item.get("revoked_at") else _moment(item.get("expires_at")),
             _moment(item.get("last_used_at")),
         )
@@ -154,7 +154,9 @@ def _all(gateway: str) -> Iterator[Mapping[str, object]]:
 
 
 def _moment(value: object) -> str:
+    from countersign_client.wire import plain
+
     try:
         return f"{datetime.fromisoformat(str(value)).astimezone(UTC):%Y-%m-%d %H:%M} UTC" if value else "never"
     except ValueError:
-        return str(value)
+        return plain(str(value))

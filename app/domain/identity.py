@@ -122,6 +122,8 @@ class Credential:
     """None: whatever its owner may do."""
     authenticated_at: datetime | None = None
     """When a person last proved to the provider who they are (``auth_time``), if it is known."""
+    issued_at: datetime | None = None
+    """When the provider said it (``iat``), of its own tokens, if it is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,12 +60,32 @@ PROBLEMS: Mapping[type[errors.CountersignError], Problem] = {
         "upstream-not-reached", "MLflow cannot be reached", 503, "TEMPORARILY_UNAVAILABLE"
     ),
     errors.Overloaded: Problem("overloaded", "Too many requests wait for MLflow", 503, "TEMPORARILY_UNAVAILABLE"),
-    errors.TooManyRequests: Problem(
-        "too-many-requests", "Too many requests", 429, "REQUEST_LIMIT_EXCEEDED"
-    ),
+    errors.TooManyRequests: Problem("too-many-requests", "Too many requests", 429, "REQUEST_LIMIT_EXCEEDED"),
 }
 
 
 def problem_of(error: errors.CountersignError) -> Problem:
     """The row of an error: its own, or that of its nearest ancestor."""
     return next(PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS)
+
+
+def challenge(error: errors.NotAuthenticated, *, public_url: str) -> str:
+    """``WWW-Authenticate`` for a caller without a valid token (RFC 6750 section 3, RFC 9728 section 5.1)."""
+    told = {"error": error.error, "error_description": quotable(error.message)} if error.error else {}
+    return _bearer(public_url, told)
+
+
+def insufficient_scope(error: errors.InsufficientScope, *, public_url: str) -> str:
+    """``WWW-Authenticate`` for a caller whose token was given too little (RFC 6750 section 3.1)."""
+    return _bearer(public_url, {"error": "insufficient_scope", "scope": error.scope})
+
+
+def quotable(text: str) -> str:
+    """Only what a description may hold: %x20-21 / %x23-5B / %x5D-7E (RFC 6749 section 5.2)."""
+    return "".join(letter if " " <= letter <= "~" and letter not in '"\\' else "'" for letter in text)
+
+
+def _bearer(public_url: str, told: Mapping[str, str]) -> str:
+    metadata = f"{public_url}/.well-known/oauth-protected-resource"
+    said = {"realm": "countersign", "resource_metadata": metadata, **told}
+    return "Bearer " + ", ".join(f'{name}="{value}"' for name, value in said.items())

@@ -5,7 +5,7 @@ API callers never get a redirect, browsers never a dead end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -25,7 +25,7 @@ class PagesForBrowsers:
         self._public_url = public_url
 
     def instead_of(self, error: CountersignError, scope: Mapping[str, Any]) -> Page | None:
-        if not is_navigation(scope["headers"]):
+        if _has_credential(scope["headers"]) or not is_navigation(scope["headers"]):
             return None
         if isinstance(error, NotAuthenticated):
             return Page(
@@ -34,6 +34,11 @@ class PagesForBrowsers:
         answer = page_of(error, public_url=self._public_url)
         headers = tuple(pair for pair in answer.raw_headers if pair[0] != b"content-length")
         return Page(answer.status_code, headers, bytes(answer.body))
+
+
+def _has_credential(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """No browser sends one of its own accord, and programs that do may ask for HTML by default, as Java's."""
+    return any(name == b"authorization" for name, _ in headers)
 
 
 def sign_in_address(scope: Mapping[str, Any]) -> str:

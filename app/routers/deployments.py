@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from pydantic import ValidationError
 
 from app.domain.access import Permission
-from app.domain.errors import InvalidInput
+from app.domain.errors import InvalidInput, NotAuthenticated
 from app.routers.access import CurrentPrincipal, GuardedRoute, needs, public
 from app.routers.schemas.deployments import (
     DeliveryAnswer,
@@ -58,7 +58,11 @@ async def report_status(deployment_id: str, request: Request, services: Services
         await services.deployments.check_may_report(principal, deployment_id)
     body = await request.body()
     if is_signed:
-        await services.callbacks.verify(deployment_id, request.headers, body)
+        try:
+            await services.callbacks.verify(deployment_id, request.headers, body)
+        except NotAuthenticated as error:
+            await services.authentication.refused(error, request.scope)
+            raise
     try:
         event = StatusEvent.model_validate_json(body)
     except ValidationError as error:

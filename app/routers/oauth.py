@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 
 from app.domain.discovery import GrantType
 from app.domain.errors import CountersignError, InvalidInput, OAuthRefused, TooManyRequests, Unavailable
-from app.domain.problems import problem_of
+from app.domain.problems import problem_of, quotable
 from app.domain.tokens import scope_text
 from app.routers.access import GuardedRoute, public
 from app.routers.services import Services, ServicesOf
@@ -217,6 +217,5 @@ def _unavailable(error: Unavailable) -> Response:
 
 
 def _error(code: str, description: str, *, status: int) -> Response:
-    # RFC 6749 section 5.2: no quotes, backslashes or anything beyond ASCII in a description.
-    plain = "".join(letter if " " <= letter <= "~" and letter not in '"\\' else "'" for letter in description)
-    return JSONResponse({"error": code, "error_description": plain}, status_code=status, headers=NO_STORE)
+    told = {"error": code, "error_description": quotable(description)}
+    return JSONResponse(told, status_code=status, headers=NO_STORE)

@@ -19,12 +19,14 @@ from app.domain.errors import (
     Forbidden,
     InsufficientScope,
     NotAuthenticated,
+    TooManyRequests,
     Unavailable,
     UnknownRoute,
 )
-from app.domain.problems import problem_of
+from app.domain.problems import challenge, insufficient_scope, problem_of
 from app.ports import Page
 from app.routers.services import Services
+from app.services.throttling import key_of
 from app.telemetry import DENIALS
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -70,22 +72,6 @@ def problem_response(
         status_code=status,
         media_type="application/problem+json",
         headers=dict(headers or {}),
-    )
-
-
-def challenge(error: NotAuthenticated, *, public_url: str) -> str:
-    """What a caller without a valid token is told (RFC 6750 section 3, RFC 9728 section 5.1)."""
-    parts = ['realm="countersign"', f'resource_metadata="{public_url}/.well-known/oauth-protected-resource"']
-    if error.error:
-        parts += [f'error="{error.error}"', f'error_description="{error.message}"']
-    return "Bearer " + ", ".join(parts)
-
-
-def insufficient_scope(error: InsufficientScope, *, public_url: str) -> str:
-    """What a caller whose token was given too little is told (RFC 6750 section 3.1)."""
-    return (
-        f'Bearer realm="countersign", resource_metadata="{public_url}/.well-known/oauth-protected-resource", '
-        f'error="insufficient_scope", scope="{error.scope}"'
     )
 
 
@@ -143,7 +129,11 @@ def _page(page: Page) -> Response:
 async def _record_denial(request: Request, services: Services, error: Forbidden) -> None:
     principal = getattr(request.state, "principal", None)
     try:
+        if principal is None:  # anybody can cause it, and must not fill the audit log with it
+            services.refusals.hit(key_of(request.client.host if request.client else "unknown"))
         await services.audit.record_denial(principal, what=f"{request.method} {request.url.path}", error=error)
+    except TooManyRequests:
+        return
     except CountersignError as failure:
         # The refusal stands though it cannot be recorded.
         _log.error("denial_not_recorded", path=request.url.path, detail=failure.message)

@@ -30,6 +30,8 @@ from app.services.throttling import Throttle, key_of
 REMEMBERED = 20_000
 REMEMBER_S = 60.0
 LONGEST_CREDENTIAL = 16 * 1024 + 64
+_IN_COOKIE = b"cookie"
+"""Behind the fingerprint of a session, so that it is none of an Authorization header's."""
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -107,23 +109,26 @@ class Authentication:
             Unavailable: the issuer's keys, or our database, cannot be had.
         """
         headers: Headers = scope["headers"]
-        authorization = None
-        for name, value in headers:
-            if name == b"authorization":
-                if authorization is not None:
-                    raise NotAuthenticated("Exactly one Authorization header is expected.", error="invalid_request")
-                authorization = value
+        try:
+            authorization = _authorization(headers)
+            session = one_cookie(headers, self._cookie) if authorization is None else None
+        except NotAuthenticated as error:
+            await self.refused(error, scope)
+            raise
         if authorization is not None:
             return await self._by_credential(authorization, scope)
-        session = one_cookie(headers, self._cookie)
         if not session:
             raise NotAuthenticated("Sign in, or send an access token: Authorization: Bearer <token>.")
-        principal = await self._by_credential(b"Cookie " + session.encode("latin-1"), scope)
+        principal = await self._by_credential(session.encode("latin-1"), scope, is_session=True)
         check_request_origin(scope["method"], headers, self._public_url)
         return principal
 
-    async def _by_credential(self, credential: bytes, scope: Mapping[str, Any]) -> Principal:
+    async def _by_credential(
+        self, credential: bytes, scope: Mapping[str, Any], *, is_session: bool = False
+    ) -> Principal:
         fingerprint = hashlib.sha256(credential).digest()
+        if is_session:
+            fingerprint += _IN_COOKIE
         epoch = self._freshness.epoch()
         known = self._seen.get(fingerprint)
         if (
@@ -134,14 +139,18 @@ class Authentication:
         ):
             return known.principal
         try:
-            verified = await self._verify(credential)
+            # A session is good in its cookie alone: there it is checked where the request comes from.
+            verify = self._verify_session if is_session else self._verify
+            verified = await verify(credential)
             book = await self._book.current()
             principal = book.principal(verified)
         except NotAuthenticated as error:
             self._seen.pop(fingerprint, None)
-            await self._refused(error, scope, is_session=credential.startswith(b"Cookie "))
+            await self.refused(error, scope, is_session=is_session)
             raise
-        self._remember(fingerprint, principal, verified, book.epoch)
+        if epoch is not None:
+            # Of before it was verified: what was taken away meanwhile may not have been seen.
+            self._remember(fingerprint, principal, verified, epoch)
         return principal
 
     def _remember(self, fingerprint: bytes, principal: Principal, verified: Verified, epoch: int) -> None:
@@ -162,9 +171,10 @@ class Authentication:
                 return await self._by_token(value.decode())
             case b"basic":
                 return await self._by_token(_password(value), basic=True)
-            case b"cookie":
-                return await self._sessions.verify(value.decode())
         raise _malformed()
+
+    async def _verify_session(self, secret: bytes) -> Verified:
+        return await self._sessions.verify(secret.decode("latin-1"))
 
     async def _by_token(self, token: str, *, basic: bool = False) -> Verified:
         if token.startswith(OUR_TOKENS):
@@ -176,11 +186,14 @@ class Authentication:
             )
         return await self._issuers.verify(token)
 
-    async def _refused(self, error: NotAuthenticated, scope: Mapping[str, Any], *, is_session: bool) -> None:
+    async def refused(self, error: NotAuthenticated, scope: Mapping[str, Any], *, is_session: bool = False) -> None:
         """Tell the audit log, but not more often than an address may be wrong: it must not be floodable.
 
         Only refusals count, and only for who causes them: a credential that is good is let in before anything is
         counted, so that nobody can lock somebody else out.
+
+        Raises:
+            TooManyRequests: it was one too many.
         """
         client = scope.get("client")
         address = str(client[0]) if client else "unknown"
@@ -195,6 +208,16 @@ class Authentication:
         await self._audit.record_refused_credential(
             what=f"{scope['method']} {str(scope['path'])[:200]}", address=address, error=error
         )
+
+
+def _authorization(headers: Headers) -> bytes | None:
+    found = None
+    for name, value in headers:
+        if name == b"authorization":
+            if found is not None:
+                raise NotAuthenticated("Exactly one Authorization header is expected.", error="invalid_request")
+            found = value
+    return found
 
 
 def _password(encoded: bytes) -> str:

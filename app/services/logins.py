@@ -7,7 +7,7 @@ can tell which: the login ends (RFC 9700 section 4.14.2, RFC 6749 section 4.1.2)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from app.adapters.postgres.unit_of_work import UnitOfWork
@@ -58,8 +58,8 @@ class Caller:
 class Asked:
     """A device that waits for a person. ``device_code`` is secret."""
 
-    device_code: str
-    user_code: str
+    device_code: str = field(repr=False)
+    user_code: str = field(repr=False)
     lasts: timedelta = DEVICE_LASTS
     interval_s: int = POLL_S
 
@@ -90,8 +90,8 @@ class Authorization:
 class Granted:
     """What a client gets. Both tokens are secret."""
 
-    access_token: str
-    refresh_token: str
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
     scopes: frozenset[Scope]
     lasts: timedelta
 

@@ -60,7 +60,7 @@ class AuditTrail:
             at=self._clock.now(),
             actor=actor_of(principal),
             action="access.denied",
-            object_id=what[:500],
+            object_id=_writable(what),
             details={"problem": problem_of(error).slug, "message": error.message[:500], **(details or {})},
         )
         async with self._unit_of_work() as work:
@@ -73,7 +73,7 @@ class AuditTrail:
             at=self._clock.now(),
             actor=ANONYMOUS,
             action="authentication.refused",
-            object_id=what[:500],
+            object_id=_writable(what),
             details={"problem": problem_of(error).slug, "message": error.message[:500], "address": address[:64]},
         )
         async with self._unit_of_work() as work:
@@ -102,3 +102,8 @@ class AuditTrail:
         async for page in self.everything():
             verifier.feed(page)
         return verifier.result
+
+
+def _writable(what: str) -> str:
+    """What the database holds: a refusal is written down wherever it was, also at an address with a NUL."""
+    return what[:500].replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -153,7 +153,6 @@ class SignIn:
                 in the message. NotFound: there is no such provider. Unavailable: it is away. TooManyRequests: too many
                 sign-ins from this address were refused.
         """
-        self._refusals.check(key_of(browser.address))
         provider = self._provider(name)
         try:
             begun = await self._take(provider, parameters, browser)
@@ -197,7 +196,6 @@ class SignIn:
             NotAuthenticated: the token does not verify, or was used. NotFound: there is no such provider.
             TooManyRequests: too many tokens from this address were refused.
         """
-        self._refusals.check(key_of(address))
         provider = self._provider(name)
         try:
             return await self._end_by_provider(provider, await provider.party.logged_out(logout_token))
@@ -291,7 +289,10 @@ class SignIn:
         return Finished(begun.return_to, secret, int(self._lifetimes.absolute.total_seconds()))
 
     async def _record_refusal(self, provider: Provider, browser: Browser, error: CountersignError) -> None:
-        """Count it first: nobody can fill the audit log by failing."""
+        """Count it first: nobody can fill the audit log by failing.
+
+        Only refusals count, and after the fact: who fails from an address keeps nobody else of it from signing in.
+        """
         self._refusals.hit(key_of(browser.address))
         details = {
             "problem": problem_of(error).slug,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 
 from app.domain.audit import Actor, Entry
@@ -43,7 +43,7 @@ class TokenType(StrEnum):
 class Exchanged:
     """What a client gets. ``token`` is secret."""
 
-    token: str
+    token: str = field(repr=False)
     scopes: frozenset[Scope]
     lasts: timedelta
 
@@ -81,9 +81,9 @@ class TokenExchange:
         verified = await self._subject(parameters)
         scopes = exchanged_scopes(requested, verified.credential.scopes)
         now = self._clock.now()
-        expires_at = min(now + EXCHANGED_LASTS, datetime.fromtimestamp(verified.expires_at, UTC))
         # Whole seconds, as the answer says them; an issuer's token may be believed a little past its end.
-        lasts = timedelta(seconds=int((expires_at - now).total_seconds()))
+        left = verified.expires_at - now.timestamp()
+        lasts = timedelta(seconds=int(min(EXCHANGED_LASTS.total_seconds(), left)))
         if lasts <= timedelta(0):
             raise OAuthRefused("invalid_request", "The subject_token has expired.")
         identity = verified.identity

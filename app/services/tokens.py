@@ -103,8 +103,7 @@ class Tokens:
         async with self._unit_of_work() as work:
             await _check_client(work, principal)
             if principal.credential.kind is CredentialKind.PROVIDER:
-                # The token will speak for them when this one is gone.
-                await work.principals.vouch(principal.identity, at=now)
+                await _vouch(work, principal, now)
             # Two at once would both see one place left.
             if await work.tokens.lock_owner(principal.id) is not None:
                 raise _disabled()
@@ -236,6 +235,21 @@ async def _check_client(work: UnitOfWork, principal: Principal) -> None:
         return
     if await work.tokens.client_of(principal.credential.id) != COMMAND_LINE.id:
         raise Forbidden("This client cannot look after tokens: use a browser or `countersign login`.")
+
+
+async def _vouch(work: UnitOfWork, principal: Principal, now: datetime) -> None:
+    """Keep what a token of the provider says: what is made with it speaks for them when it is gone.
+
+    Unless the provider has said something since, as at a sign-in: groups that have vanished stay gone.
+    """
+    await work.tokens.lock_owner(principal.id)  # they may be signing in at this moment
+    known, said_at = await work.principals.get(principal.id), principal.credential.issued_at
+    if known is None:
+        await work.principals.vouch(principal.identity, at=said_at or now)
+    elif said_at is not None and said_at >= known.vouched_at:
+        await work.principals.vouch(principal.identity, at=said_at)
+        if known.identity != principal.identity:
+            work.forget_callers()
 
 
 def _check_worth(known: KnownToken, now: datetime) -> None:

@@ -39,6 +39,13 @@ def test_a_code_that_a_person_allows_signs_in(gateway: Standin, store: LoginStor
     assert login.scopes == ("registry", "track")
 
 
+def test_what_a_gateway_writes_cannot_steer_a_terminal(gateway: Standin, store: LoginStore) -> None:
+    right = gateway.tokens
+    gateway.answers["/auth/token"] = lambda _: (200, {**right()[1], "scope": "track\x1b]0;evil\x07 \x9b2J registry"})
+    login = by_device(gateway.url, SCOPES, show=lambda _: None, sleep=lambda _: None)
+    assert all(scope.isprintable() for scope in login.scopes)
+
+
 def test_a_device_that_asks_too_often_slows_down(gateway: Standin, store: LoginStore) -> None:
     gateway.interval = 1
     right, refusals = gateway.tokens, ["slow_down", "authorization_pending"]

@@ -65,6 +65,7 @@ def exchanged(gateway: str, subject_token: str, scopes: Iterable[str], *, is_jwt
             "scope": " ".join(sorted(set(scopes))),
         },
     )
-    if not isinstance(answer.get("access_token"), str):
+    token = answer.get("access_token")
+    if not isinstance(token, str) or not token.isascii() or not token.isprintable():
         raise Refused(f"{gateway_address(gateway)} gave no token that can be used.")
     return answer

@@ -9,7 +9,7 @@ from countersign_client.addresses import gateway_address
 from countersign_client.discovery import Endpoints
 from countersign_client.errors import NotSignedIn, Refused, Unreachable
 from countersign_client.store import Login, LoginStore
-from countersign_client.wire import OAuthRefused, post_form
+from countersign_client.wire import OAuthRefused, plain, post_form
 
 CLIENT_ID = "countersign-cli"
 """Built into every gateway; a public client (RFC 6749 section 2.1)."""
@@ -116,7 +116,7 @@ def login_from(
     return Login(
         gateway=gateway,
         client_id=CLIENT_ID,
-        scopes=tuple(sorted(scope.split() if isinstance(scope, str) else asked)),
+        scopes=tuple(sorted(plain(scope).split() if isinstance(scope, str) else asked)),
         token_endpoint=endpoints.token,
         revocation_endpoint=endpoints.revocation,
         obtained_at=now,
