@@ -63,6 +63,12 @@ def is_navigation(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return mode == b"navigate" if mode else b"text/html" in accept.lower()
 
 
+def is_script_of_our_page(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a page of this origin loads a script to run (Fetch Metadata; no page can say so of its own requests)."""
+    told = dict(headers)
+    return told.get(b"sec-fetch-dest") == b"script" and told.get(b"sec-fetch-site") == b"same-origin"
+
+
 def is_our_host(host: bytes | None, public_url: str) -> bool:
     """Whether the ``Host`` that was asked for is the one of ``public_url``."""
     if host is None:

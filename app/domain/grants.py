@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -26,7 +26,7 @@ from typing import TypeVar
 
 from app.domain.errors import InvalidInput
 from app.domain.identity import Claim, Identity
-from app.domain.roles import BOUND, DENIED_WITH, READS, ROLE_PERMISSIONS, SERVER_WIDE, Permission, Role
+from app.domain.roles import BOUND, DENIED_WITH, NOT_FOR_ONESELF, READS, ROLE_PERMISSIONS, SERVER_WIDE, Permission, Role
 
 _WILD = re.compile(r"[*?\[\]]")
 """What may be part of a wild card. A lone bracket is none, which does no harm where this is asked."""
@@ -168,6 +168,13 @@ class Grant:
     subject: Subject
     on: Reach = EVERYTHING
     effect: Effect = Effect.ALLOW
+    written_by: str | None = field(default=None, compare=False)
+    """The id of the principal who wrote it last, if one did. Not a part of the document."""
+
+    def counts_for(self, identity: Identity) -> bool:
+        """Whether somebody has what it says: not by their own hand what must be given by another."""
+        is_own_hand = self.written_by == identity.id and self.role in NOT_FOR_ONESELF and not self.is_denial
+        return not is_own_hand and self.subject.includes(identity)
 
     def covers(self, permission: Permission, resource: Resource) -> bool:
         """Whether this grant speaks of ``permission`` on ``resource``."""
@@ -461,8 +468,8 @@ def grants_of_roles(mapping: Mapping[Role, Iterable[str]]) -> tuple[Grant, ...]:
 
 
 def applying_to(identity: Identity, grants: Iterable[Grant]) -> tuple[Grant, ...]:
-    """The grants that speak of somebody."""
-    return tuple(grant for grant in grants if grant.subject.includes(identity))
+    """The grants that count for somebody."""
+    return tuple(grant for grant in grants if grant.counts_for(identity))
 
 
 # The document that people write and that the database keeps.

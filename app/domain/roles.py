@@ -151,6 +151,9 @@ SCOPE_PERMISSIONS: Mapping[Scope, frozenset[Permission]] = {
     ),
 }
 
+NOT_FOR_ONESELF = frozenset({Role.APPROVER, Role.REQUESTER})
+"""Roles that nobody has by a grant that they wrote themselves: requesting, approving and administering are distinct."""
+
 UNATTENDED = frozenset({Scope.TRACK, Scope.REGISTRY, Scope.PROMOTE, Scope.RESOLVE})
 """The scopes that something may hold which no person watches, such as CI: it can neither approve nor administer."""
 

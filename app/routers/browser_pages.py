@@ -1,6 +1,7 @@
 """What a person in a browser is answered where a program is answered JSON: the sign-in page, or one of an error.
 
-API callers never get a redirect, browsers never a dead end.
+API callers never get a redirect, browsers never a dead end. Nor does who has MLflow's page open when the session ends:
+MLflow loads the scripts of its pages when they are looked at, and would say "Something went wrong" to a 401.
 """
 
 from __future__ import annotations
@@ -9,13 +10,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from app.domain.browsers import is_navigation
+from app.domain.browsers import is_navigation, is_script_of_our_page
 from app.domain.errors import CountersignError, NotAuthenticated
 from app.ports import Page
 from app.routers.pages import page_of
 
 SIGN_IN = "/auth/sign-in"
 LONGEST_NEXT = 2048
+_RELOAD = Page(
+    200,  # the script of another status is not run
+    ((b"content-type", b"text/javascript"), (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")),
+    b"location.reload();\n",
+)
+"""In place of a script for which somebody must sign in: the page is asked for anew, which leads to the sign-in page."""
 
 
 class PagesForBrowsers:
@@ -25,7 +32,11 @@ class PagesForBrowsers:
         self._public_url = public_url
 
     def instead_of(self, error: CountersignError, scope: Mapping[str, Any]) -> Page | None:
-        if _has_credential(scope["headers"]) or not is_navigation(scope["headers"]):
+        if _has_credential(scope["headers"]):
+            return None
+        if isinstance(error, NotAuthenticated) and is_script_of_our_page(scope["headers"]):
+            return _RELOAD
+        if not is_navigation(scope["headers"]):
             return None
         if isinstance(error, NotAuthenticated):
             return Page(

@@ -9,7 +9,7 @@ from copy import copy
 
 from app.domain.access import Principal
 from app.domain.errors import NotAuthenticated
-from app.domain.grants import EVERYBODY, Access, Grant
+from app.domain.grants import EVERYBODY, Access, Grant, applying_to
 from app.domain.identity import Identity, Verified
 from app.ports import Freshness
 from app.services.recording import UnitOfWorkFactory
@@ -74,10 +74,11 @@ class Book:
         return access
 
     def _of(self, identity: Identity) -> Iterable[Grant]:
-        yield from self._by_person.get(identity.id, ())
+        found = [*self._by_person.get(identity.id, ())]
         for group in (EVERYBODY, *sorted(identity.groups)):
-            yield from self._by_group.get(group, ())
-        yield from (grant for grant in self._by_issuer.get(identity.issuer, ()) if grant.subject.includes(identity))
+            found += self._by_group.get(group, ())
+        found += self._by_issuer.get(identity.issuer, ())
+        return applying_to(identity, found)
 
 
 class GrantBook:

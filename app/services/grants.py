@@ -33,12 +33,9 @@ from app.domain.grants import (
     is_pattern,
 )
 from app.domain.identity import Scope
-from app.domain.roles import Permission, Role
+from app.domain.roles import NOT_FOR_ONESELF, Permission, Role
 from app.ports import Clock
 from app.services.recording import UnitOfWorkFactory, actor_of
-
-NOT_FOR_ONESELF = frozenset({Role.APPROVER, Role.REQUESTER})
-"""Requesting, approving and administering are distinct: who administers gives neither of the others to themselves."""
 
 Place = tuple[str, str]
 """A workspace, and a name in it."""

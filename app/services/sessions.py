@@ -137,4 +137,4 @@ def _check_credential(principal: Principal) -> None:
 
 
 def _unknown() -> NotAuthenticated:
-    return NotAuthenticated("The session has ended. Sign in again.", error="invalid_token")
+    return NotAuthenticated("Your session has ended. Reload the page to sign in again.", error="invalid_token")

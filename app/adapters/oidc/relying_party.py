@@ -6,6 +6,7 @@ OpenID Connect Core section 3.1, RFC 6749, RFC 7636, RFC 9207, and RFC 9700 (bes
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -322,16 +323,18 @@ class OidcRelyingParty:
             Unavailable: there is no answer.
         """
         try:
-            response = await self._http.send(request, stream=True)
-            try:
-                body = bytearray()
-                async for piece in response.aiter_raw():
-                    body += piece
-                    if len(body) > MAX_DOCUMENT_BYTES:
-                        raise Unavailable(f"{self._trusted.name}: what the provider answered is too large.")
-            finally:
-                await response.aclose()
-        except httpx.HTTPError as error:
+            # All of it: httpx limits each part, and a provider that drips would hold a person for ever.
+            async with asyncio.timeout(TIMEOUT_S):
+                response = await self._http.send(request, stream=True)
+                try:
+                    body = bytearray()
+                    async for piece in response.aiter_raw():
+                        body += piece
+                        if len(body) > MAX_DOCUMENT_BYTES:
+                            raise Unavailable(f"{self._trusted.name}: what the provider answered is too large.")
+                finally:
+                    await response.aclose()
+        except (httpx.HTTPError, TimeoutError) as error:
             _log.warning("provider_does_not_answer", provider=self._trusted.name, error=type(error).__name__)
             raise Unavailable(f"{self._trusted.name}: the provider does not answer.") from None
         try:

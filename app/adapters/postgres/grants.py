@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import Row, Text, delete, func, literal_column, select, text
@@ -84,4 +84,9 @@ class Grants:
 
 
 def _stored(row: Row[tuple[object, ...]]) -> StoredGrant:
-    return StoredGrant(grant_from_document(row.document), row.revision, row.updated_at, row.updated_by)
+    return StoredGrant(
+        replace(grant_from_document(row.document), written_by=row.updated_by),
+        row.revision,
+        row.updated_at,
+        row.updated_by,
+    )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.access import authorise, holds_somewhere, may, require
 from app.domain.errors import Forbidden, InsufficientScope
-from app.domain.grants import SERVER, Effect, Grant, Reach, Subject, model
-from app.domain.identity import Scope
+from app.domain.grants import SERVER, Effect, Grant, Reach, Subject, applying_to, model
+from app.domain.identity import Identity, Scope
 from app.domain.roles import (
     SCOPE_PERMISSIONS,
     UNATTENDED,
@@ -87,3 +89,16 @@ def test_roles_that_are_denied_are_not_listed_as_held() -> None:
     denied = Grant("d", Role.APPROVER, Subject(group="*"), Reach(), Effect.DENY)
     who = principal("ann", Role.VIEWER, grants=[denied])
     assert who.roles == {Role.VIEWER}
+
+
+@pytest.mark.parametrize("role", [Role.APPROVER, Role.REQUESTER])
+def test_nobody_asks_or_decides_by_a_grant_that_they_wrote_themselves(role: Role) -> None:
+    ada = Identity("https://issuer.example", "ada", "Ada", groups=frozenset({"ml"}))
+    bob = replace(ada, subject="bob")
+    grant = Grant("ml", role, Subject(group="ml"), written_by=ada.id)
+    assert applying_to(ada, [grant]) == ()
+    assert applying_to(bob, [grant]) == (grant,)
+    assert applying_to(ada, [replace(grant, written_by=bob.id)]) != ()
+    # What they deny themselves counts, and so does what is not a signature.
+    assert applying_to(ada, [replace(grant, effect=Effect.DENY)]) != ()
+    assert applying_to(ada, [replace(grant, role=Role.VIEWER)]) != ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.browsers import check_request_origin, is_navigation, is_our_host, origin_of
+from app.domain.browsers import check_request_origin, is_navigation, is_our_host, is_script_of_our_page, origin_of
 from app.domain.errors import CrossOrigin
 
 HERE = "https://gateway.example"
@@ -107,3 +107,18 @@ def test_ports_that_go_without_saying_are_said_or_not() -> None:
 )
 def test_people_wait_for_pages_and_programs_for_data(said: dict[str, str], is_one: bool) -> None:
     assert is_navigation([(name.encode(), value.encode()) for name, value in said.items()]) is is_one
+
+
+@pytest.mark.parametrize(
+    ("said", "is_script"),
+    [
+        ({"sec_fetch_dest": "script", "sec_fetch_site": "same-origin"}, True),
+        ({"sec_fetch_dest": "script", "sec_fetch_site": "cross-site"}, False),
+        ({"sec_fetch_dest": "script", "sec_fetch_site": "same-site"}, False),
+        ({"sec_fetch_dest": "empty", "sec_fetch_site": "same-origin"}, False),
+        ({"sec_fetch_site": "same-origin"}, False),
+        ({}, False),
+    ],
+)
+def test_a_script_that_a_page_of_ours_loads_is_told_from_all_else(said: dict[str, str], *, is_script: bool) -> None:
+    assert is_script_of_our_page(headers(**said)) is is_script
