@@ -307,7 +307,9 @@ def test_hundreds_of_groups_fit_into_the_headers(insider: Insider) -> None:
     from dataclasses import replace
 
     groups = frozenset(f"00000000-0000-0000-0000-{number:012}" for number in range(200))
-    told = GatewayAssertion(SECRET, SystemClock(), remote_user=True).headers(replace(SCIENTIST, groups=groups))
+    told = GatewayAssertion(SECRET, SystemClock(), remote_user=True).headers(
+        replace(SCIENTIST, identity=replace(SCIENTIST.identity, groups=groups))
+    )
     assert insider.send("GET", f"{API}/registered-models/search", headers=told).status == 200
 
 
