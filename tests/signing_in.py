@@ -125,6 +125,7 @@ def trusted(name: str, provider: Provider, **changed: Any) -> TrustedIssuer:
         "name": name,
         "issuer": provider.url,
         "audiences": frozenset({"countersign"}),
+        "service_groups": frozenset({"robots"}),
         "sign_in": Client(client_id=CLIENT, client_secret=SECRET, title=name.capitalize()),
     }
     return TrustedIssuer(**{**values, **changed})

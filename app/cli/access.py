@@ -51,6 +51,11 @@ def explain_access(
         raise typer.BadParameter("ask for a permission or a role, not both")
     question = Question(permission, role, model, alias, experiment, workspace, promotion)
     url, roles = database_url(), operators_roles()
+    if not roles:
+        typer.echo(
+            "countersign: COUNTERSIGN_ROLES is not set here: if the gateway has it, what it gives is not counted.",
+            err=True,
+        )
 
     async def run() -> tuple[Identity, Answer | Sequence[Held]]:
         from app.bootstrap import open_operator

@@ -63,7 +63,8 @@ def apply(
 def _show(changes: Sequence[Change], *, is_plan: bool) -> None:
     """What changes as a unified diff, and what does not. Typer leaves colours out where there is no terminal."""
     for change in changes:
-        typer.secho(f"{'would be ' if is_plan else ''}{change}", bold=change.changes)
+        title = f"{change.kind.lower()} {change.name}: would be {change.action}" if is_plan else str(change)
+        typer.secho(title, bold=change.changes)
         for line in _diff(change.before, change.after):
             typer.secho(f"  {line}", fg=_COLOURS.get(line[:1]))
 

@@ -17,7 +17,10 @@ def database_url() -> str:
     """
     url = secret("database_url") or ""
     if not url.startswith(("postgresql://", "postgres://")):
-        raise InvalidConfiguration("COUNTERSIGN_DATABASE_URL: expected postgresql://user:password@host:port/name")
+        raise InvalidConfiguration(
+            f"COUNTERSIGN_DATABASE_URL{'' if url else ' is not set'}: expected what the gateway has, "
+            "postgresql://user:password@host:port/name"
+        )
     return url
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import shlex
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +109,8 @@ def _signals() -> Iterator[asyncio.Event]:
 
 
 def _summarise(connection: Connection, folder: DataFolder, seconds: float, console: Console) -> None:
+    from app.embedded.identity import ROLES
+
     rows = {
         "gateway": connection.gateway,
         "sign in": f"{connection.gateway}/auth/sign-in",
@@ -121,12 +127,16 @@ def _summarise(connection: Connection, folder: DataFolder, seconds: float, conso
     console.print(f"\nPeople who may sign in: {', '.join(connection.people)}. The password of one, as scientist:\n")
     console.print(f"  cat {escape(str(folder.secrets / 'scientist.password'))}")
     console.print("\nTo sign in to the command line and to MLflow's client:\n")
-    console.print(f"  countersign login {connection.gateway}")
+    command = "countersign" if shutil.which("countersign") else str(Path(sys.executable).with_name("countersign"))
+    console.print(f"  {escape(command)} login {connection.gateway}")
     console.print(f"  export MLFLOW_TRACKING_URI={connection.gateway} MLFLOW_TRACKING_AUTH=countersign")
     console.print("\nOr from a program as one of the demo people, for example:\n")
     extract = f"import json; print(json.load(open('{folder.connection_file}'))['scientist']['access_token'])"
     console.print(f"  export MLFLOW_TRACKING_URI={connection.gateway}")
     console.print(f'  export MLFLOW_TRACKING_TOKEN="$(python3 -c {escape(repr_shell(extract))})"')
+    console.print("\nFor the operator's commands, `apply`, `explain-access` and `audit`:\n")
+    console.print(f"  export COUNTERSIGN_DATABASE_URL={escape(shlex.quote(connection.database))}")
+    console.print(f"  export COUNTERSIGN_ROLES={escape(shlex.quote(json.dumps(ROLES)))}")
     console.print("\nCtrl-C stops everything.\n")
 
 

@@ -105,11 +105,12 @@ def authorise(principal: Principal, permission: Permission, resource: Resource =
     if principal.access.may(permission, resource):
         return ALLOW
     giving = " or ".join(sorted(role.value for role in roles_with(permission)))
-    has = ", ".join(sorted(principal.roles)) or "no role"
+    roles = sorted(principal.roles)
+    has = f"the role{'s' * (len(roles) > 1)} {', '.join(roles)}" if roles else "no role"
     where = "" if resource.kind is ResourceKind.SERVER else f" on {resource}"
     return Deny(
         f"{principal.name} has {has}, and {permission}{where} needs {giving}. "
-        "An administrator can give it with a grant; `permissions/check` says who that is."
+        "An administrator can give it with a grant; /control/v1/permissions/check says who that is."
     )
 
 

@@ -175,7 +175,8 @@ class Limits:
             want.kind is Named.ARTIFACT and self.route.route_class in _UNREADABLE_WRITES
         ):
             raise Forbidden(
-                f"{self.principal.name} has no grant to write there; `permissions/check` says who could give it.",
+                f"{self.principal.name} has no grant to write there; "
+                "/control/v1/permissions/check says who could give it.",
                 permission=want.permission.value,
             )
         if not standing.reads or standing.resource is None:

@@ -12,7 +12,7 @@ from app.domain.access import Principal
 from app.domain.browsers import check_request_origin, is_our_host
 from app.domain.errors import CountersignError, InvalidInput, NotAuthenticated, NotFound, SignInFailed
 from app.domain.grants import Effect
-from app.domain.identity import CredentialKind, Scope
+from app.domain.identity import CredentialKind, PrincipalKind, Scope
 from app.domain.roles import UNATTENDED
 from app.domain.sessions import SIGN_IN_LASTS, cookies_of, one_cookie, safe_return
 from app.domain.tokens import SCOPE_MEANINGS
@@ -158,6 +158,7 @@ async def account(principal: CurrentPrincipal, services: ServicesOf) -> Response
     )
     titles = {each.trusted.issuer: each.title for each in services.sign_in.providers}
     is_session = principal.credential.kind is CredentialKind.SESSION
+    is_person = principal.kind is PrincipalKind.PERSON  # whoever is in a service's group can sign in, and out again
     return page(
         "account.html",
         public_url=services.public_url,
@@ -190,8 +191,9 @@ async def account(principal: CurrentPrincipal, services: ServicesOf) -> Response
             }
             for each in await services.logins.live(principal, limit=MOST_SESSIONS)
         ]
-        if is_session
+        if is_session and is_person
         else [],
+        is_person=is_person,
         token_days=services.token_days,
         scopes=[
             {"name": scope.value, "meaning": SCOPE_MEANINGS[scope], "is_usual": scope in {Scope.TRACK, Scope.REGISTRY}}

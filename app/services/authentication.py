@@ -118,7 +118,9 @@ class Authentication:
         if authorization is not None:
             return await self._by_credential(authorization, scope)
         if not session:
-            raise NotAuthenticated("Sign in (reload the page), or send an access token: Authorization: Bearer <token>.")
+            raise NotAuthenticated(
+                "You are not signed in. In a browser, reload the page; a program sends `Authorization: Bearer <token>`."
+            )
         principal = await self._by_credential(session.encode("latin-1"), scope, is_session=True)
         check_request_origin(scope["method"], headers, self._public_url)
         return principal

@@ -25,6 +25,8 @@ BATCH_SECONDS = 10
 AT_ONCE, PART_AT_ONCE = 64, 16
 """Downloads at the same time, each of this part of the large artifact."""
 GROWTH_MIB, OF_DIRECT = 32, 0.9
+WATCHED = "SELECT value FROM identity_epoch"
+"""What each process asks twice a second, whether it serves anybody or not (ADR 0018)."""
 BY_THE_WAY = 2
 """Statements that the gateway may send during one load for other reasons: it asks now and then whether it is heard."""
 
@@ -182,7 +184,7 @@ def _count_statements(bench: Bench, section: str, us: Contender, work: Work) -> 
     try:
         with bench.site.postgres.statements() as sent:
             found = load(us, work, 16, bench.seconds, bench.folder)
-            statements = sent()
+            statements = [statement for statement in sent() if WATCHED not in statement]
         settle()
     except PartFailed as error:
         bench.report.fail(f"{section}, {work.name}, statements: {error}")

@@ -568,7 +568,7 @@ def test_the_operator_applies_several_files_and_sees_a_diff(database_url: str, t
     files = ["-f", str(tmp_path / "a.yaml"), "-f", str(tmp_path / "b.yaml")]
     planned = countersign(database_url, "apply", *files, "--dry-run", "--exit-code")
     assert planned.exit_code == 3
-    assert "would be grant a: created\n" in planned.stdout
+    assert "grant a: would be created\n" in planned.stdout
     assert "  +role: approver\n" in planned.stdout
     assert "\x1b" not in planned.stdout
     assert countersign(database_url, "apply", *files).exit_code == 0

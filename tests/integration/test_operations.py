@@ -118,7 +118,7 @@ def test_applying_policies_makes_numbered_revisions(countersign: Countersign, tm
     rule = "approvals: [{name: two, count: 2, roles: [approver]}]"
     file.write_text(f"kind: Policy\nname: production\nmodels: '*'\nalias: production\n{rule}\n")
     said, *difference = countersign.run("apply", "-f", str(file), "--dry-run").splitlines()
-    assert said == "would be policy production: revision 2"
+    assert said == "policy production: would be revision 2"
     assert {"-count:1", "+count:2"} <= {line.replace(" ", "") for line in difference}
     assert countersign.run("apply", "-f", str(file)).splitlines()[0] == "policy production: revision 2"
     assert countersign.run("apply", "-f", str(file)) == "policy production: unchanged (revision 2)\n"

@@ -9,6 +9,7 @@ import sys
 from datetime import datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from app.domain.tokens import prefix_of
 from tests.door import PUBLIC_URL, Door, until
@@ -224,3 +225,34 @@ def test_mlflows_own_client_works_with_a_personal_token(service: Countersign, va
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 1
     assert token not in service.log("gateway")
+
+
+@pytest.mark.parametrize("kind", ["ours", "the provider's"])
+async def test_a_token_that_was_seen_costs_no_statement(door: Door, kind: str) -> None:
+    if kind == "ours":
+        token = (await door.create(await door.signed_in("quinn"), name="seen", scopes=["track"])).json()["token"]
+    else:
+        token = door.issuer.token("quinn", groups=["approvers"])
+    scope = {
+        "method": "GET",
+        "path": "/",
+        "headers": [(b"authorization", f"Bearer {token}".encode())],
+        "client": ("192.0.2.1", 1),
+    }
+    authenticate = door.services.authentication.authenticate
+    first = await authenticate(scope)
+    statements: list[str] = []
+
+    def count(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        statements.append(statement)
+
+    engine = door.database._engine.sync_engine
+    sa.event.listen(engine, "before_cursor_execute", count)
+    try:
+        # What the first request left behind is read once more if the epoch moved meanwhile, and not after that.
+        for _ in range(3):
+            before = len(statements)
+            assert await authenticate(scope) == first
+        assert len(statements) == before
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", count)

@@ -211,6 +211,25 @@ async def test_the_account_page_shows_who_and_where(desk: Desk) -> None:
     assert "this browser" in shown
 
 
+async def test_who_signs_in_as_a_service_sees_who_they_are_and_can_sign_out(desk: Desk) -> None:
+    answer = await (await signed_in(desk, "robot", "robots")).get("/auth/account")
+    assert answer.status_code == 200
+    assert "Sign out" in answer.text
+    assert "token-form" not in answer.text
+
+
+async def test_a_page_that_loads_a_script_when_the_session_has_ended_is_sent_to_sign_in(desk: Desk) -> None:
+    loads = {"Accept": "*/*", "Sec-Fetch-Dest": "script", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Site": "same-origin"}
+    answer = await desk.browser().get("/auth/account", headers=loads)
+    assert (answer.status_code, answer.text) == (200, "location.reload();\n")
+    assert answer.headers["cache-control"] == "no-store"
+    assert (
+        await desk.browser().get("/auth/account", headers=loads | {"Sec-Fetch-Site": "cross-site"})
+    ).status_code == 401
+    token = loads | {"Authorization": "Bearer nothing"}
+    assert (await desk.browser().get("/auth/account", headers=token)).status_code == 401
+
+
 async def test_clients_that_act_for_somebody_are_shown_to_them_and_end(desk: Desk) -> None:
     browser, other = await signed_in(desk, "clients"), await signed_in(desk, "another")
     login = new_id("lgn")

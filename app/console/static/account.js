@@ -76,7 +76,7 @@ async function show() {
   list.hidden = good.length === 0;
 }
 
-form.addEventListener("submit", async (event) => {
+form?.addEventListener("submit", async (event) => {
   event.preventDefault();
   const given = new FormData(form);
   const button = form.querySelector("button");
@@ -99,7 +99,7 @@ form.addEventListener("submit", async (event) => {
   }
 });
 
-find("token-copy").addEventListener("click", async (event) => {
+find("token-copy")?.addEventListener("click", async (event) => {
   try {
     await navigator.clipboard.writeText(find("token-secret").textContent);
     event.target.textContent = "Copied";
@@ -108,9 +108,12 @@ find("token-copy").addEventListener("click", async (event) => {
   }
 });
 
-try {
-  await show();
-  form.hidden = false;
-} catch (error) {
-  tell(error);
+if (form) {
+  // Services have none.
+  try {
+    await show();
+    form.hidden = false;
+  } catch (error) {
+    tell(error);
+  }
 }

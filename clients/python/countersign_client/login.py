@@ -250,7 +250,9 @@ class _Callback(BaseHTTPRequestHandler):
         self.send_response(200 if is_ours else 404)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(text)))
-        self.send_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+        self.send_header(
+            "Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+        )
         self.send_header("Referrer-Policy", "no-referrer")
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
@@ -263,5 +265,6 @@ class _Callback(BaseHTTPRequestHandler):
 
 
 _COME_BACK = b"<!doctype html><meta name=color-scheme content='light dark'><title>Countersign</title>\
+<style>body{font:1.1rem/1.5 system-ui,sans-serif;max-width:24rem;margin:20vh auto;padding:0 1rem}</style>\
 <h1>Back to the terminal</h1><p>It says whether you are signed in. You can close this page."
 _NOT_OURS = b"<!doctype html><title>Countersign</title><p>This address is for the end of a sign-in."
