@@ -18,12 +18,14 @@ def gateway() -> None:
     """Serve the gateway. Configured by COUNTERSIGN_… variables; see docs/reference/settings.md."""
     import uvicorn
 
+    from app.adapters.identity_file import read_trusted
     from app.main import create_app
     from app.proxy.connections import HttpConnection
     from app.telemetry import configure_logging
 
     settings = load_settings()
     configure_logging(log_format=settings.log_format, log_level=settings.log_level)
+    read_trusted(settings)  # a mistake is told as one of the settings is, and before anything starts
     asyncio.run(_check_database(settings))
     _check_port(settings)
     app = create_app(settings)

@@ -41,7 +41,8 @@ def up(
 ) -> None:
     """Start PostgreSQL, an identity provider, MLflow, the gateway and the worker, and keep them running until Ctrl-C.
 
-    Addresses, demo people and their access tokens are written to connection.json in the data folder.
+    Addresses, demo people and their access tokens are written to connection.json in the data folder. Further issuers
+    and web clients are read from identity.yaml there, if you write one (see COUNTERSIGN_IDENTITY_FILE).
     """
     console = Console(highlight=False, soft_wrap=True)
     try:

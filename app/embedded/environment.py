@@ -96,6 +96,11 @@ class DataFolder:
     def manifest_file(self) -> Path:
         return self.root / "countersign.yaml"
 
+    @property
+    def identity_file(self) -> Path:
+        """Further issuers and web clients, if somebody wrote it: ``COUNTERSIGN_IDENTITY_FILE``."""
+        return self.root / "identity.yaml"
+
 
 def open_data_folder(path: Path) -> DataFolder:
     """Create what is missing of a data folder, parents included.

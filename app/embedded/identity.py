@@ -122,7 +122,9 @@ def _sign_in(folder: DataFolder, issuer: str) -> dict[str, Person]:
 def gateway_settings(folder: DataFolder, issuer: str) -> dict[str, str]:
     """What the gateway and the worker must know of this identity provider."""
     secret_file, _ = client_secret(folder, WEB_CLIENT)
+    further = {"COUNTERSIGN_IDENTITY_FILE": str(folder.identity_file)} if folder.identity_file.exists() else {}
     return {
+        **further,
         "COUNTERSIGN_OIDC_ISSUER": issuer,
         "COUNTERSIGN_OIDC_AUDIENCE": AUDIENCE,
         "COUNTERSIGN_OIDC_ALGORITHMS": "RS256",
