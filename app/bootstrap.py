@@ -38,6 +38,7 @@ from app.domain.sessions import Lifetimes, cookies_of
 from app.proxy import Admission, ExchangeLimits, Proxy, Sizes, Upstream, Watch
 from app.proxy.limited import Limited
 from app.routers.browser_pages import PagesForBrowsers
+from app.routers.pages import asset_address
 from app.routers.services import Services
 from app.services.aliases import Aliases
 from app.services.applying import Applying
@@ -235,6 +236,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
                 upstream_s_of=settings.upstream_timeouts,
             ),
             openings=settings.open_routes,
+            script=asset_address("account-link.js") if providers else None,
             limited=partial(_limited, reach, Owning(work, clock, reach), settings),
         )
         with suppress(CountersignError):  # a database that is away for a moment is no reason not to start

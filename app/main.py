@@ -33,6 +33,7 @@ from app.routers import (
 from app.routers.cross_origin import CrossOriginAccess
 from app.routers.problems import PROBLEM_RESPONSES, bounded, install_problem_handlers
 from app.routers.protecting import ProtectiveHeaders
+from app.routers.readable import ReadableAnswers
 from app.settings import Settings
 from app.telemetry import REQUEST_ID, new_request_id
 
@@ -112,7 +113,9 @@ class Application:
     async def _open(self) -> AsyncIterator[None]:
         async with open_gateway(self._settings) as gateway:
             self._control.state.services = gateway.services
-            self._ours = ProtectiveHeaders(CrossOriginAccess(self._control, gateway.origins))
+            self._ours = ProtectiveHeaders(
+                CrossOriginAccess(ReadableAnswers(self._control, self._settings.public_url), gateway.origins)
+            )
             self._gateway = gateway
             _spare_the_collector()
             yield

@@ -73,6 +73,7 @@ class Proxy:
         pages: what a person in a browser is answered instead of an error for programs.
         limits: what callers may send, and how long MLflow may take.
         openings: the closed routes that the operator has opened (``app/domain/routes/openings.py``).
+        script: the address of ours that is added to the page of MLflow's interface, if one is.
         limited: makes what judges and answers those who may see some models and experiments only; none where
             everybody may see all or nothing.
     """
@@ -91,6 +92,7 @@ class Proxy:
         limits: ExchangeLimits,
         openings: Collection[str] = (),
         limited: Callable[[Collection[Route]], Limited] | None = None,
+        script: str | None = None,
     ) -> None:
         self._public_url = public_url.rstrip("/")
         self._authenticate = authenticate
@@ -106,7 +108,8 @@ class Proxy:
         self._matcher = Matcher(routes)
         https = self._public_url.startswith("https:")
         self._plans = {
-            (route.method, route.template): plan_of(route, limits, https=https, openings=openings) for route in routes
+            (route.method, route.template): plan_of(route, limits, https=https, openings=openings, script=script)
+            for route in routes
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

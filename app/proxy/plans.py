@@ -11,6 +11,7 @@ from app.domain.routes import Route, RouteClass
 from app.proxy.capabilities import without_presigned
 from app.proxy.content_security import protective
 from app.proxy.forwarding import Rewrite
+from app.proxy.interface import with_script
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,9 @@ class Plan:
     """Headers that the caller is sent in the place of MLflow's."""
 
 
-def plan_of(route: Route, limits: ExchangeLimits, *, https: bool, openings: Collection[str]) -> Plan:
+def plan_of(
+    route: Route, limits: ExchangeLimits, *, https: bool, openings: Collection[str], script: str | None = None
+) -> Plan:
     """The plan of a route.
 
     Args:
@@ -49,13 +52,21 @@ def plan_of(route: Route, limits: ExchangeLimits, *, https: bool, openings: Coll
         limits: of time and size.
         https: whether callers reach the gateway by HTTPS.
         openings: what the operator has opened.
+        script: the address of ours that is added to the page of MLflow's interface, if one is.
     """
     return Plan(
         lane=lane_of(route),
         timeout_s=timeout_of(route, limits.upstream_s, limits.upstream_s_of),
         is_upload=is_upload(route),
-        rewrite=partial(without_presigned, downloads="presigned-downloads" in openings)
-        if route.template.endswith("/server-info")
-        else None,
+        rewrite=_rewrite(route, openings, script),
         protective=protective(route, https=https),
     )
+
+
+def _rewrite(route: Route, openings: Collection[str], script: str | None) -> Rewrite | None:
+    """What is changed in a good answer."""
+    if route.template.endswith("/server-info"):
+        return partial(without_presigned, downloads="presigned-downloads" in openings)
+    if script is not None and (route.method, route.template) == ("GET", "/"):
+        return partial(with_script, address=script)
+    return None

@@ -71,7 +71,8 @@ _ASSETS = _read_assets()
 """All of them, read once: what is asked for is looked up here and never on the disk."""
 
 
-def _asset_address(name: str) -> str:
+def asset_address(name: str) -> str:
+    """The path of a file that pages load; another one when its content changes."""
     return f"{ASSETS}/{name}?v={_ASSETS[name].version}"
 
 
@@ -87,7 +88,7 @@ _templates = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.globals["asset"] = _asset_address
+_templates.globals["asset"] = asset_address
 _templates.filters["moment"] = _moment
 
 
