@@ -110,7 +110,7 @@ def _signals() -> Iterator[asyncio.Event]:
 
 
 def _summarise(connection: Connection, folder: DataFolder, seconds: float, console: Console) -> None:
-    from app.embedded.identity import ROLES
+    from app.embedded.identity import PEOPLE, ROLES, SERVICE_GROUPS
 
     rows = {
         "gateway": connection.gateway,
@@ -125,7 +125,8 @@ def _summarise(connection: Connection, folder: DataFolder, seconds: float, conso
     console.print(f"\n[bold green]ready[/bold green] after {seconds:.1f} s\n")
     for name, value in rows.items():
         console.print(f"  {name:<18} {escape(value)}")
-    console.print(f"\nPeople who may sign in: {', '.join(connection.people)}. The password of one, as scientist:\n")
+    people = [name for name in connection.people if PEOPLE[name] != SERVICE_GROUPS]
+    console.print(f"\nPeople who may sign in: {', '.join(people)}. The password of one, as scientist:\n")
     console.print(f"  cat {escape(str(folder.secrets / 'scientist.password'))}")
     console.print("\nTo sign in to the command line and to MLflow's client:\n")
     command = "countersign" if shutil.which("countersign") else str(Path(sys.executable).with_name("countersign"))

@@ -77,10 +77,12 @@ class TooSlow(InvalidInput):
 class NotAuthenticated(CountersignError):
     """No credential, or one that does not verify. The message never quotes the credential."""
 
-    def __init__(self, message: str, *, error: str | None = None) -> None:
+    def __init__(self, message: str, *, error: str | None = None, principal_id: str | None = None) -> None:
         super().__init__(message)
         self.error = error
         """The RFC 6750 section 3.1 code, none when no credential was sent."""
+        self.principal_id = principal_id
+        """Whose it is, if that is known: for the audit log, not for the caller."""
 
 
 class SignInFailed(CountersignError):

@@ -242,11 +242,14 @@ async def asset(name: str) -> Response:
 
 
 def _roles(principal: Principal) -> list[dict[str, str]]:
-    """The roles that grants give, each with what it is on and for whom."""
+    """The roles that grants give or deny, each with what it is on and for whom."""
     return [
-        {"name": grant.role.value, "on": str(grant.on), "why": str(grant.subject)}
-        for grant in sorted(principal.access.grants, key=lambda grant: (grant.role.value, str(grant.on)))
-        if grant.effect is Effect.ALLOW
+        {
+            "name": grant.role.value if grant.effect is Effect.ALLOW else f"not {grant.role.value}",
+            "on": str(grant.on),
+            "why": str(grant.subject),
+        }
+        for grant in sorted(principal.access.grants, key=lambda grant: (grant.effect, grant.role, str(grant.on)))
     ]
 
 

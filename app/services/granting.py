@@ -56,7 +56,11 @@ class Book:
             NotAuthenticated: an administrator has disabled them.
         """
         if verified.identity.id in self._disabled:
-            raise NotAuthenticated("This account was disabled by an administrator.", error="invalid_token")
+            raise NotAuthenticated(
+                "An administrator has disabled this account.",
+                error="invalid_token",
+                principal_id=verified.identity.id,
+            )
         return Principal(verified.identity, self.access_of(verified.identity), verified.credential)
 
     def access_of(self, identity: Identity) -> Access:

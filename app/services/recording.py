@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.access import Principal
 from app.domain.audit import ANONYMOUS, SYSTEM_WORKER, Actor, ChainedEntry, Entry, Verification, Verifier
-from app.domain.errors import CountersignError
+from app.domain.errors import CountersignError, NotAuthenticated
 from app.domain.problems import problem_of
 from app.domain.promotions import Promotion
 from app.ports import Clock
@@ -68,13 +68,19 @@ class AuditTrail:
             await work.commit()
 
     async def record_refused_credential(self, *, what: str, address: str, error: CountersignError) -> None:
-        """Record that a credential was refused, and of which address; never the credential."""
+        """Record that a credential was refused, of which address, and whose it is if that is known; never itself."""
+        whose = error.principal_id if isinstance(error, NotAuthenticated) else None
         entry = Entry(
             at=self._clock.now(),
             actor=ANONYMOUS,
             action="authentication.refused",
             object_id=_writable(what),
-            details={"problem": problem_of(error).slug, "message": error.message[:500], "address": address[:64]},
+            details={
+                "problem": problem_of(error).slug,
+                "message": error.message[:500],
+                "address": address[:64],
+                **({"principal": whose} if whose else {}),
+            },
         )
         async with self._unit_of_work() as work:
             work.record(entry)

@@ -52,7 +52,9 @@ class Sessions:
             raise _unknown()
         session, principal = found
         if principal.disabled_at is not None:
-            raise NotAuthenticated("An administrator has disabled this account.", error="invalid_token")
+            raise NotAuthenticated(
+                "An administrator has disabled this account.", error="invalid_token", principal_id=principal.identity.id
+            )
         if self._providers.get(session.provider) != principal.identity.issuer:
             raise _unknown()
         return Verified(

@@ -106,7 +106,7 @@ class Tokens:
                 await _vouch(work, principal, now)
             # Two at once would both see one place left.
             if await work.tokens.lock_owner(principal.id) is not None:
-                raise _disabled()
+                raise _disabled(principal.id)
             names = await work.tokens.live_names(principal.id, now=now)
             if wanted.name in names:
                 raise Conflict(f"You have a token named {wanted.name}. Revoke it, or take another name.")
@@ -261,11 +261,13 @@ def _check_worth(known: KnownToken, now: datetime) -> None:
     if token.expires_at <= now:
         raise NotAuthenticated("The token has expired.", error="invalid_token")
     if known.disabled_at is not None:
-        raise _disabled()
+        raise _disabled(known.identity.id)
 
 
-def _disabled() -> NotAuthenticated:
-    return NotAuthenticated("An administrator has disabled this account.", error="invalid_token")
+def _disabled(principal_id: str) -> NotAuthenticated:
+    return NotAuthenticated(
+        "An administrator has disabled this account.", error="invalid_token", principal_id=principal_id
+    )
 
 
 def _entry(action: str, token: Token, *, actor: Actor, at: datetime) -> Entry:

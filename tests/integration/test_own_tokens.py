@@ -97,6 +97,9 @@ async def test_nothing_of_somebody_disabled_works(door: Door) -> None:
 
     await until(refused, "the end of a disabled person's token")
     assert (await door.me(made["token"])).json()["detail"] == "An administrator has disabled this account."
+    (entry,) = await door.services.audit.page(after=0, limit=1, newest_first=True)
+    assert (entry.document["action"], entry.document["actor"]["id"]) == ("authentication.refused", "")
+    assert entry.document["details"]["principal"].startswith(f"{door.issuer.url}|")
     assert (await door.create({"Authorization": f"Bearer {door.issuer.token('fay')}"})).status_code == 401
 
 
