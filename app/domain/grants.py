@@ -293,12 +293,6 @@ class Access:
                 return True
         return permission in ROLE_PERMISSIONS[OWNER_ROLE] and self.owns(resource)
 
-    def named_models(self, permission: Permission) -> frozenset[str] | None:
-        """The only models on which ``permission`` may be given, besides owned ones; none if they cannot be counted."""
-        named = [reaches.named_models for reaches in self._allowed.get(permission, ())]
-        counted = [names for names in named if names is not None]
-        return frozenset[str]().union(*counted) if len(counted) == len(named) else None
-
     def owns(self, resource: Resource) -> bool:
         return self._owner_id is not None and resource.owner == self._owner_id
 
@@ -368,13 +362,6 @@ class _Reaches:
             or any(names for pair in (self._by_model, self._by_experiment, self._by_workspace) for names in pair)
         )
 
-    @property
-    def named_models(self) -> frozenset[str] | None:
-        """The only models that they are on; none if those cannot be counted."""
-        if self.has_everything or self._by_alias or self._by_workspace[0]:
-            return None
-        return self._by_model[0].exact
-
     def cover(self, permission: Permission, resource: Resource) -> bool:
         """Whether one of them covers ``resource``."""
         if self.has_everything:
@@ -425,11 +412,6 @@ class _Names:
 
     def __bool__(self) -> bool:
         return bool(self._exact or self._begun or self._ended)
-
-    @property
-    def exact(self) -> frozenset[str] | None:
-        """The only names that match; none if there is a wild card."""
-        return None if self._begun or self._ended else frozenset(self._exact)
 
     def about(self, name: str) -> Iterator[Reach]:
         yield from self._exact.get(name, ())

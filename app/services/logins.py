@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from app.adapters.postgres.unit_of_work import UnitOfWork
-from app.domain.access import Principal, may, require
+from app.domain.access import Principal, may
 from app.domain.audit import ANONYMOUS, Actor, Entry
 from app.domain.clients import Client, Clients, check_challenge, fits_challenge
 from app.domain.errors import Forbidden, NotFound, OAuthRefused, Unavailable
@@ -38,7 +38,7 @@ from app.ports import Clock
 from app.services.identifiers import new_id
 from app.services.recording import UnitOfWorkFactory, actor_of
 from app.services.throttling import Throttle, key_of
-from app.services.tokens import Pace, check_looks_after
+from app.services.tokens import Pace, check_looks_after, owner_to_list
 
 MOST_A_MINUTE = 60
 """Codes and refreshes of one person, with all their clients. Each leaves a row behind."""
@@ -409,11 +409,8 @@ class Logins:
             Forbidden: somebody else's are for administrators, and one's own are not for a token to see.
         """
         async with self._unit_of_work() as work:
-            if of is not None and of != principal.id:
-                require(principal, Permission.IDENTITIES_ADMINISTER)
-            else:
-                await check_looks_after(work, principal)
-            return await work.logins.page(of or principal.id, before=before, limit=limit)
+            owner = await owner_to_list(work, principal, of)
+            return await work.logins.page(owner, before=before, limit=limit)
 
     async def live(self, principal: Principal, *, limit: int) -> Sequence[Login]:
         """One's own that go on, newest first. Raises ``Forbidden`` as ``page`` does."""

@@ -126,11 +126,8 @@ class Tokens:
             Forbidden: somebody else's are for administrators, and one's own are not for a token to see.
         """
         async with self._unit_of_work() as work:
-            if of is not None and of != principal.id:
-                require(principal, Permission.IDENTITIES_ADMINISTER)
-            else:
-                await check_looks_after(work, principal)
-            return await work.tokens.page(of or principal.id, before=before, limit=limit)
+            owner = await owner_to_list(work, principal, of)
+            return await work.tokens.page(owner, before=before, limit=limit)
 
     async def revoke(self, principal: Principal, token_id: str) -> None:
         """Revoke one's own token, or as an administrator anybody's. Revoking it again changes nothing.
@@ -213,6 +210,19 @@ class Tokens:
         except CountersignError as error:
             # Whoever was let in has been let in; the next use is noted again.
             _log.warning("use_not_noted", id=token_id, detail=error.message)
+
+
+async def owner_to_list(work: UnitOfWork, principal: Principal, of: str | None) -> str:
+    """Whose tokens or logins are listed: one's own, or as an administrator those of the principal ``of``.
+
+    Raises:
+        Forbidden: somebody else's are for administrators, and one's own are not for a token to see.
+    """
+    if of is None or of == principal.id:
+        await check_looks_after(work, principal)
+        return principal.id
+    require(principal, Permission.IDENTITIES_ADMINISTER)
+    return of
 
 
 async def check_looks_after(work: UnitOfWork, principal: Principal) -> None:

@@ -154,34 +154,6 @@ def test_a_role_that_is_held_is_given_and_nothing_it_is_for_is_denied(grants: li
         )
 
 
-@given(_grants, st.sampled_from(Permission))
-def test_the_models_that_grants_name_are_all_on_which_something_is_permitted(
-    grants: list[Grant], permission: Permission
-) -> None:
-    access = Access(grants)
-    named = access.named_models(permission)
-    if named is not None:
-        for name in ("a", "A", "ab", "b-", "\uff41"):
-            assert not access.may(permission, model(name)) or name in named
-
-
-@pytest.mark.parametrize(
-    ("on", "named"),
-    [
-        ([{"model": "a"}, {"model": "b", "alias": "x"}, {"model": "c", "workspace": "*"}], {"a", "b", "c"}),
-        ([{"model": "a"}, {"experiment": "*"}], {"a"}),
-        ([{"model": "a"}, {"model": "b*"}], None),
-        ([{"model": "a"}, {"model": "*b"}], None),
-        ([{"model": "a"}, {"workspace": "w"}], None),
-        ([{"model": "a"}, {"alias": "x"}], None),
-        ([{"model": "a"}, {}], None),
-        ([], set()),
-    ],
-)
-def test_models_are_counted_where_they_can_be(on: list[dict[str, str]], named: set[str] | None) -> None:
-    assert Access([allow(Role.VIEWER, **each) for each in on]).named_models(Permission.REGISTRY_READ) == named
-
-
 # What is on less than everything.
 
 
