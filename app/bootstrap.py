@@ -12,9 +12,13 @@ import structlog
 from prometheus_client import Counter, Histogram
 
 from app.adapters.assertions import OURSELVES, GatewayAssertion
+from app.adapters.calendar import RecurrenceCalendar
 from app.adapters.clock import SystemClock
+from app.adapters.expressions import CelExpressions
 from app.adapters.identity_file import read_trusted
+from app.adapters.lenient_yaml import load_or_nothing
 from app.adapters.mlflow_registry import MlflowRegistry
+from app.adapters.model_signatures import ModelSignatures
 from app.adapters.object_store import ObjectStores
 from app.adapters.oidc import TrustedIssuers
 from app.adapters.oidc.relying_party import OidcRelyingParty
@@ -35,31 +39,47 @@ from app.domain.problems import problem_of
 from app.domain.roles import Role
 from app.domain.routes import Route
 from app.domain.sessions import Lifetimes, cookies_of
+from app.ports import Clock
 from app.proxy import Admission, ExchangeLimits, Proxy, Sizes, Upstream, Watch
 from app.proxy.limited import Limited
 from app.routers.browser_pages import PagesForBrowsers
 from app.routers.pages import asset_address
 from app.routers.services import Services
+from app.services.advancing import Advancing
 from app.services.aliases import Aliases
 from app.services.applying import Applying
+from app.services.attributing import Attributing
 from app.services.authentication import Authentication
 from app.services.callbacks import Callbacks
+from app.services.cases import Cases
+from app.services.checks import Checks
+from app.services.comments import Comments
 from app.services.configuration import Configuration
+from app.services.contributing import Contributing, ContributionsNoted
+from app.services.delegations import Delegations
 from app.services.deliveries import Deliveries
 from app.services.deployments import Deployments
+from app.services.evidence import Evidence
+from app.services.examining import Examining
 from app.services.explaining import Explaining
-from app.services.granting import GrantBook
+from app.services.granting import GrantBook, PresentGrants
 from app.services.grants import Grants
 from app.services.guarding import RegistryGuard
 from app.services.health import Health
 from app.services.holders import AliasHoldersInMlflow
+from app.services.lifecycle import Lifecycle
 from app.services.logins import Logins
+from app.services.measuring import Measuring
 from app.services.owning import Owning
+from app.services.pinning import Pinning
+from app.services.policies import Policies
 from app.services.principals import Principals
 from app.services.promotions import Promotions
 from app.services.reach import Reach
-from app.services.recording import AuditTrail
+from app.services.reconciling import Reconciling
+from app.services.recording import AuditTrail, topic_of
 from app.services.resolution import Resolver
+from app.services.reviews import Reviews
 from app.services.sessions import Sessions
 from app.services.sign_in import Provider, SignIn
 from app.services.sweeping import Sweeping
@@ -88,22 +108,23 @@ class WorkerServices:
     """What one worker process runs."""
 
     database: Database
-    applying: Applying
+    advancing: Advancing
     deliveries: Deliveries
     sweeping: Sweeping
+    reconciling: Reconciling
 
 
 @asynccontextmanager
-async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+async def open_gateway(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Gateway]:
     """Everything a gateway needs, closed in reverse order at the end."""
     async with AsyncExitStack() as stack:
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
         assertion = _assertion(settings)
-        registry = MlflowRegistry(settings.upstream_urls, assertion)
+        registry = MlflowRegistry(settings.upstream_urls, assertion, has_workspaces=settings.workspaces)
         stack.push_async_callback(registry.close)
         trusted = read_trusted(settings)
-        clock, secrets, work = SystemClock(), Secrets(), database.unit_of_work
+        clock, secrets, work = clock or SystemClock(), Secrets(), database.unit_of_work
         issuers = TrustedIssuers(trusted.issuers, clock)
         stack.push_async_callback(issuers.close)
         providers = []
@@ -125,8 +146,17 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         watch.start()
         stack.push_async_callback(watch.close)
 
+        operators_grants = grants_of_roles(settings.roles)
+        contributing = Contributing(work, clock)
+        governance = _governance(settings, database, registry, clock, contributing)
         promotions = Promotions(
-            work, registry, ObjectStores(), changes, clock, artifacts_destination=settings.artifacts_destination
+            work,
+            changes,
+            clock,
+            pinning=governance.pinning,
+            measuring=governance.measuring,
+            examining=governance.examining,
+            lifecycle=governance.lifecycle,
         )
         holders = AliasHoldersInMlflow(work, registry, clock, artifacts_destination=settings.artifacts_destination)
         stack.push_async_callback(holders.close)
@@ -157,7 +187,6 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             lifetimes=lifetimes,
             providers={provider.name: provider.trusted.issuer for provider in providers},
         )
-        operators_grants = grants_of_roles(settings.roles)
         book = GrantBook(work, freshness, operators_grants)
         tokens = Tokens(work, clock, longest_days=settings.token_days, most=settings.tokens_per_person)
         stack.push_async_callback(tokens.close)
@@ -177,9 +206,19 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         services = Services(
             authentication=authentication,
             promotions=promotions,
+            checks=Checks(
+                work,
+                clock,
+                pinning=governance.pinning,
+                measuring=governance.measuring,
+                lifecycle=governance.lifecycle,
+            ),
+            comments=Comments(work, clock),
+            reviews=Reviews(work, clock, lifecycle=governance.lifecycle),
+            delegations=Delegations(work, clock),
             aliases=Aliases(work, registry),
             resolver=Resolver(work, registry, changes, artifacts_destination=settings.artifacts_destination),
-            configuration=Configuration(work, clock, operators_grants),
+            policies=_policies(database, clock),
             deployments=deployments,
             callbacks=Callbacks(deployments, secrets, StandardWebhooks()),
             deliveries=Deliveries(work, WebhookSender(), secrets, deployments, clock),
@@ -224,7 +263,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             assertion=assertion,
             public_url=settings.public_url,
             authenticate=services.authentication.authenticate,
-            guard=guard,
+            guard=ContributionsNoted(guard, contributing),
             denied=_DenialRecorder(services.audit),
             observe=_observe,
             pages=services.pages,
@@ -237,7 +276,14 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             ),
             openings=settings.open_routes,
             script=asset_address("account-link.js") if providers else None,
-            limited=partial(_limited, reach, Owning(work, clock, reach), settings),
+            limited=partial(
+                _limited,
+                reach,
+                Owning(work, clock, reach),
+                contributing,
+                Attributing(work, registry, clock),
+                settings,
+            ),
         )
         with suppress(CountersignError):  # a database that is away for a moment is no reason not to start
             if await services.grants.nobody_administers():
@@ -246,22 +292,50 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
 
 
 @asynccontextmanager
-async def open_worker(settings: Settings) -> AsyncIterator[WorkerServices]:
+async def open_worker(settings: Settings, clock: Clock | None = None) -> AsyncIterator[WorkerServices]:
     """Everything a worker needs, closed in reverse order at the end."""
     async with AsyncExitStack() as stack:
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
-        registry = MlflowRegistry(settings.upstream_urls, _assertion(settings))
+        registry = MlflowRegistry(settings.upstream_urls, _assertion(settings), has_workspaces=settings.workspaces)
         stack.push_async_callback(registry.close)
         sender = WebhookSender()
         stack.push_async_callback(sender.close)
-        clock, work = SystemClock(), database.unit_of_work
+        clock, work = clock or SystemClock(), database.unit_of_work
         deployments = Deployments(work, clock)
+        governance = _governance(settings, database, registry, clock, Contributing(work, clock))
+        applying = Applying(
+            work,
+            registry,
+            clock,
+            pinning=governance.pinning,
+            measuring=governance.measuring,
+            public_url=settings.public_url,
+        )
+        advancing = Advancing(
+            work,
+            clock,
+            pinning=governance.pinning,
+            measuring=governance.measuring,
+            examining=governance.examining,
+            lifecycle=governance.lifecycle,
+            applying=applying,
+        )
+        promotions = Promotions(
+            work,
+            PostgresChanges(settings.database_url.get_secret_value()),  # not started: nobody waits for a change here
+            clock,
+            pinning=governance.pinning,
+            measuring=governance.measuring,
+            examining=governance.examining,
+            lifecycle=governance.lifecycle,
+        )
         yield WorkerServices(
             database=database,
-            applying=Applying(work, registry, ObjectStores(), clock, public_url=settings.public_url),
+            advancing=advancing,
             deliveries=Deliveries(work, sender, Secrets(), deployments, clock),
             sweeping=Sweeping(work, deployments, clock),
+            reconciling=Reconciling(work, registry, clock, promotions),
         )
 
 
@@ -270,6 +344,7 @@ class Operator:
     """What an operator's command needs: the database and nothing else."""
 
     configuration: Configuration
+    policies: Policies
     audit: AuditTrail
     explaining: Explaining
 
@@ -283,9 +358,48 @@ async def open_operator(
     grants = grants_of_roles(roles or {})
     try:
         clock, work = SystemClock(), database.unit_of_work
-        yield Operator(Configuration(work, clock, grants), AuditTrail(work, clock), Explaining(work, grants))
+        policies = _policies(database, clock)
+        configuration = Configuration(work, clock, policies, grants)
+        yield Operator(configuration, policies, AuditTrail(work, clock), Explaining(work, grants))
     finally:
         await database.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Governance:
+    """What gateway and worker judge promotions with."""
+
+    pinning: Pinning
+    measuring: Measuring
+    examining: Examining
+    lifecycle: Lifecycle
+
+
+def _governance(
+    settings: Settings, database: Database, registry: MlflowRegistry, clock: Clock, contributing: Contributing
+) -> Governance:
+    work, store, destination = database.unit_of_work, ObjectStores(), settings.artifacts_destination
+    cases = Cases(
+        RecurrenceCalendar(clock),
+        PresentGrants(grants_of_roles(settings.roles)),
+        barred=contributing.barred,
+    )
+    return Governance(
+        pinning=Pinning(work, registry, artifacts_destination=destination),
+        measuring=Measuring(work, store, clock, topic_of=topic_of),
+        examining=Examining(
+            facts=Evidence(registry, store, load_or_nothing, artifacts_destination=destination),
+            expressions=CelExpressions(),
+            signatures=ModelSignatures(settings.sigstore_trust_file),
+            store=store,
+            clock=clock,
+        ),
+        lifecycle=Lifecycle(cases, clock),
+    )
+
+
+def _policies(database: Database, clock: Clock) -> Policies:
+    return Policies(database.unit_of_work, clock, expressions=CelExpressions(), calendar=RecurrenceCalendar(clock))
 
 
 def _assertion(settings: Settings) -> GatewayAssertion:
@@ -302,11 +416,20 @@ async def _experiment_of(registry: MlflowRegistry, workspace: str, name: str) ->
     return found.id if found and found.name == name else None
 
 
-def _limited(reach: Reach, owning: Owning, settings: Settings, routes: Collection[Route]) -> Limited:
+def _limited(
+    reach: Reach,
+    owning: Owning,
+    contributing: Contributing,
+    attributing: Attributing,
+    settings: Settings,
+    routes: Collection[Route],
+) -> Limited:
     # What only the processes of this installation know; the tokens hold nothing but a place in a list.
     secret = settings.assertion_secret.get_secret_value() if settings.assertion_secret else ""
     sealer = AesSealer(f"{secret}\n{settings.database_url.get_secret_value()}")
-    return Limited(reach, owning, sealer, routes=routes, has_workspaces=settings.workspaces)
+    return Limited(
+        reach, owning, contributing, attributing, sealer, routes=routes, has_workspaces=settings.workspaces
+    )
 
 
 async def _check_mlflow(registry: MlflowRegistry, admission: Admission) -> None:

@@ -17,16 +17,23 @@ from app.proxy.asgi import Event, Receive, Scope, Send
 from app.routers import (
     aliases,
     auth,
+    break_glass,
+    checks,
+    comments,
     consent,
+    console,
+    delegations,
     deployments,
     grants,
     oauth,
     operations,
     permissions,
+    policies,
     principals,
     promotions,
     records,
     resolution,
+    reviews,
     sessions,
     tokens,
 )
@@ -148,9 +155,15 @@ def describe() -> FastAPI:
     control = APIRouter(prefix="/control/v1", responses=PROBLEM_RESPONSES)
     for part in (
         promotions,
+        checks,
+        comments,
+        reviews,
+        delegations,
         aliases,
+        break_glass,
         resolution,
         deployments,
+        policies,
         records,
         grants,
         permissions,
@@ -164,6 +177,7 @@ def describe() -> FastAPI:
     app.include_router(auth.router)
     app.include_router(oauth.router)
     app.include_router(consent.router)
+    app.include_router(console.router)
     install_problem_handlers(app)
     Instrumentator(
         excluded_handlers=["/livez", "/readyz", "/metrics"], should_instrument_requests_inprogress=True

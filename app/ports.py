@@ -5,18 +5,24 @@ The database is not here: there is one engine, no fake of it, and services use t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
 from app.domain.access import Principal
 from app.domain.deliveries import Attempt
-from app.domain.digests import FileDigest
+from app.domain.digests import FileDigest, StoredFile
 from app.domain.errors import CountersignError
+from app.domain.facts import Evaluated
+from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.identity import Identity, Verified
 from app.domain.routes.resources import Named
+from app.domain.sessions import StepUp
+from app.domain.signatures import SignedBy
+from app.domain.verdicts import Verdict
+from app.domain.windows import Calendar, Window
 
 
 class Clock(Protocol):
@@ -30,22 +36,30 @@ class Clock(Protocol):
 class RegisteredModel:
     """A model as MLflow holds it.
 
-    ``created_at`` is in milliseconds since the epoch; ``aliases`` maps alias to version.
+    ``created_at`` is in milliseconds since the epoch; ``aliases`` maps alias to version, ``tags`` key to value.
     """
 
     name: str
     created_at: int
     aliases: Mapping[str, str]
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    workspace: str = DEFAULT_WORKSPACE
 
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """A version as MLflow holds it. ``source_uri`` is what ``get-download-uri`` answers."""
+    """A version as MLflow holds it.
+
+    ``source_uri`` is what ``get-download-uri`` answers; ``created_at`` is in milliseconds since the epoch.
+    """
 
     model: str
     version: str
     run_id: str | None
     source_uri: str
+    created_at: int = 0
+    claimed_author: str = ""
+    """Who registered it, as the client that did so says (``user_id``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,8 @@ class Run:
     id: str
     experiment_id: str
     artifact_uri: str
+    claimed_user: str = ""
+    """Whose it is, as the client that made it says (``user_id`` and the tag ``mlflow.user``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +105,13 @@ class Placed:
     run_id: str = ""
 
 
+class WindowCalendar(Calendar, Protocol):
+    """Knows when windows occur, and which nobody can have meant."""
+
+    def check(self, window: Window, where: str = "window") -> None:
+        """Raises ``InvalidInput``, naming the field below ``where``: it has no time zone, or never occurs again."""
+
+
 class ResourceLookup(Protocol):
     """Of which experiment or model something in MLflow is, asked past the gateway.
 
@@ -115,23 +138,94 @@ class ResourceLookup(Protocol):
         """The URI of a version's bytes."""
 
 
+@dataclass(frozen=True, slots=True)
+class VersionDetails:
+    """A version with all that MLflow says of it. Times are in milliseconds since the epoch, 0 if it does not say.
+
+    ``model_id`` is that of the logged model that it was registered from; empty if it was of none.
+    """
+
+    version: ModelVersion
+    description: str
+    tags: Mapping[str, str]
+    aliases: Sequence[str]
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInput:
+    """Data that a run logged as its input."""
+
+    name: str
+    digest: str
+    source_type: str
+    source: str
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetails:
+    """A run with all that MLflow says of it. Times are in milliseconds since the epoch, 0 if it does not say.
+
+    ``metrics`` are the latest values; one that is no number is ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``.
+    """
+
+    id: str
+    name: str
+    user: str
+    status: str
+    started_at: int
+    ended_at: int
+    is_deleted: bool
+    experiment_id: str
+    experiment: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float | str]
+    datasets: Sequence[DatasetInput]
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedModelDetails:
+    """What was logged for a model itself. ``measured_by`` maps each metric to the run that measured it last.
+
+    The values are those of the runs: what MLflow keeps of them with the model has 0 for NaN (3.17.2), and may be of an
+    earlier step.
+    """
+
+    params: Mapping[str, str]
+    measured_by: Mapping[str, str]
+
+
 class ModelRegistry(Protocol):
     """MLflow's registry, and what its versions rest on, reached past the gateway.
 
     Every method raises ``UpstreamUnavailable`` when MLflow does not answer.
     """
 
-    async def get_model(self, name: str) -> RegisteredModel:
+    async def get_model(self, name: str, workspace: str = DEFAULT_WORKSPACE) -> RegisteredModel:
         """Raises ``NotFound``, naming the model."""
 
-    async def get_version(self, name: str, version: str) -> ModelVersion:
+    async def get_version(self, name: str, version: str, workspace: str = DEFAULT_WORKSPACE) -> ModelVersion:
         """Raises ``NotFound``, naming the version."""
 
     def models(self) -> AsyncIterator[RegisteredModel]:
-        """Every model, prompts included."""
+        """Every model of every workspace, prompts included."""
 
-    async def get_run(self, run_id: str) -> Run:
+    async def workspaces(self) -> Sequence[str]:
+        """Those of the server; the default one alone where it has none."""
+
+    async def get_run(self, run_id: str, workspace: str = DEFAULT_WORKSPACE) -> Run:
         """Raises ``NotFound``, naming the run."""
+
+    async def describe_version(self, name: str, version: str, *, workspace: str) -> VersionDetails:
+        """Raises ``NotFound``, naming the version."""
+
+    async def describe_run(self, run_id: str, *, workspace: str) -> RunDetails | None:
+        """None if there is no such run."""
+
+    async def describe_logged_model(self, model_id: str, *, workspace: str) -> LoggedModelDetails | None:
+        """None if there is no such model."""
 
     async def get_experiment_location(self, experiment_id: str) -> str:
         """The URI below which the artifacts of an experiment lie. Raises ``NotFound``, naming the experiment."""
@@ -139,8 +233,16 @@ class ModelRegistry(Protocol):
     async def logged_models_of(self, run: Run) -> Sequence[LoggedModel]:
         """Those of the run's experiment that say that the run is where they come from."""
 
-    async def set_alias(self, name: str, alias: str, version: str) -> None:
+    async def set_alias(self, name: str, alias: str, version: str, workspace: str = DEFAULT_WORKSPACE) -> None:
         """Point the alias at the version. Repeating it changes nothing."""
+
+    async def delete_alias(self, name: str, alias: str, workspace: str = DEFAULT_WORKSPACE) -> None:
+        """Have the alias point at nothing. Repeating it changes nothing."""
+
+    async def set_version_tag(
+        self, name: str, version: str, key: str, value: str, workspace: str = DEFAULT_WORKSPACE
+    ) -> None:
+        """Tag a version. Repeating it changes nothing. Raises ``NotFound``, naming the version."""
 
     async def check_alive(self) -> None:
         """Return when MLflow answers."""
@@ -172,14 +274,54 @@ class Assertion(Protocol):
 
 
 class ObjectStore(Protocol):
-    """Where artifacts lie."""
+    """Where artifacts lie.
 
-    async def files(self, uri: str) -> list[FileDigest]:
-        """Every file below a physical URI, each read once to digest it.
+    Every method raises ``Unresolvable`` when there is nothing, or it may not be read, and ``Unavailable`` when the
+    store does not answer.
+    """
+
+    async def stored(self, uri: str) -> list[StoredFile]:
+        """Every file below a physical URI, as the store lists it; nothing is read."""
+
+    def digests(
+        self, uri: str, files: Sequence[StoredFile], progress: Callable[[int], None]
+    ) -> AsyncGenerator[FileDigest]:
+        """Read these files, several at once; each comes as soon as it is known, in any order.
+
+        To be closed (``contextlib.aclosing``): nothing is read any more then.
+
+        Args:
+            uri: what they were listed below.
+            files: as they were listed.
+            progress: called with the bytes that were read since the last call, from any thread.
 
         Raises:
-            Unresolvable: nothing is there, or it may not be read.
-            Unavailable: the store does not answer.
+            Unresolvable: a file is no longer the one that was listed, or changed while it was read.
+        """
+
+    async def read(self, uri: str, path: str, *, limit: int) -> bytes:
+        """The content of one small file. Raises ``TooLarge`` beyond ``limit`` bytes."""
+
+    async def starts(self, uri: str, files: Sequence[StoredFile], *, length: int) -> Mapping[str, bytes]:
+        """The first bytes of these files, at most ``length`` of each, by path. Raises as ``digests`` does."""
+
+    async def files(self, uri: str) -> list[FileDigest]:
+        """Every file below a physical URI, each read once to digest it."""
+
+
+class SignatureChecker(Protocol):
+    """Verifies signatures of models in the OpenSSF format."""
+
+    async def check(self, signature: bytes, files: Sequence[FileDigest], trusted: SignedBy) -> Verdict:
+        """Whether somebody who is trusted signed exactly these files; if not, why not.
+
+        Args:
+            signature: the content of the file ``trusted.file``.
+            files: all files of the model, the signature's own among them.
+            trusted: whose signature is wanted.
+
+        Raises:
+            Unavailable: it could not be checked; try again later.
         """
 
 
@@ -199,13 +341,15 @@ class TokenVerifier(Protocol):
 class SignedIn:
     """What a provider said of a person who has just signed in.
 
-    ``session`` is the provider's ``sid``; ``id_token`` is for its logout endpoint alone.
+    ``authenticated_at`` is its ``auth_time``, none if it does not say; ``session`` is its ``sid``; ``id_token`` is for
+    its logout endpoint alone.
     """
 
     identity: Identity
-    authenticated_at: datetime
+    authenticated_at: datetime | None
     session: str | None
     id_token: str
+    acr: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +366,10 @@ class LoggedOut:
 class RelyingParty(Protocol):
     """Our side of the sign-in at one provider. Every method raises ``Unavailable`` when the provider is away."""
 
-    async def authorization_url(self, *, redirect_uri: str, state: str, nonce: str, verifier: str) -> str:
-        """Where a browser is sent (RFC 6749 section 4.1.1, with PKCE, RFC 7636)."""
+    async def authorization_url(
+        self, *, redirect_uri: str, state: str, nonce: str, verifier: str, step_up: StepUp | None = None
+    ) -> str:
+        """Where a browser is sent (RFC 6749 section 4.1.1, with PKCE, RFC 7636); with ``step_up``, to prove it anew."""
 
     async def redeem(self, parameters: Mapping[str, str], *, redirect_uri: str, nonce: str, verifier: str) -> SignedIn:
         """Exchange the code in the callback's ``parameters``, and verify what comes.
@@ -305,6 +451,25 @@ class Changes(Protocol):
 
     def subscribe(self, topic: str) -> AbstractAsyncContextManager[Subscription]:
         """Listen from now on."""
+
+
+class Expressions(Protocol):
+    """The language of checks: CEL over the facts of ``app/domain/facts.py``. Bounded, and asks nobody."""
+
+    def check(self, expression: str, *, field: str) -> frozenset[str]:
+        """The paths of the facts that an expression looks at.
+
+        Raises:
+            InvalidInput: names ``field``, line and column: it is no expression, names what is no fact, or is neither
+                true nor false.
+        """
+
+    def evaluate(self, expression: str, facts: Mapping[str, object]) -> Evaluated:
+        """Whether it holds; up to half a second for the most expensive one.
+
+        Never raises for what the facts are: what is absent, of another type or no number does not hold, and the message
+        says so.
+        """
 
 
 class Subscription(Protocol):

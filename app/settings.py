@@ -48,6 +48,11 @@ class Settings(BaseSettings):
     artifacts_destination: str = Field(
         description="MLflow's `--artifacts-destination`: an absolute path, a file:/// URI or an s3:// URI."
     )
+    sigstore_trust_file: Path | None = Field(
+        default=None,
+        description="The roots of Sigstore (a client trust configuration in JSON) for model signatures by an identity; "
+        "unset: those of the public Sigstore, over the network ([digests.md](../guides/digests.md)).",
+    )
     upstream_timeout_s: float = Field(
         default=120, gt=0, description="Seconds MLflow may take to begin an answer, and between its parts."
     )
@@ -170,6 +175,15 @@ class Settings(BaseSettings):
         default=30, ge=1, description="Refused sign-ins and tokens of one address in a minute, before it must wait."
     )
 
+    reconcile_s: int = Field(
+        default=15,
+        ge=1,
+        le=600,
+        description="Seconds between two looks for aliases that were moved past the gateway "
+        "([history-and-drift.md](../guides/history-and-drift.md)): a divisor of 60, or whole minutes that divide an "
+        "hour.",
+    )
+
     log_format: Literal["json", "console"] = Field(default="json", description="How logs are written to stderr.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least log level.")
     worker_metrics_host: str = Field(default="127.0.0.1", description="The address of the worker's metrics.")
@@ -191,7 +205,7 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return _items(value) if isinstance(value, str) else value
 
-    @field_validator("oidc_client_id", "oidc_client_secret", "identity_file", mode="before")
+    @field_validator("oidc_client_id", "oidc_client_secret", "identity_file", "sigstore_trust_file", mode="before")
     @classmethod
     def _none_if_empty(cls, value: object) -> object:
         return None if value == "" else value  # so that a compose file can pass on what may be unset
@@ -213,6 +227,15 @@ class Settings(BaseSettings):
             raise ValueError(f"{', '.join(unknown)} is not an asymmetric signature algorithm")
         if not value:
             raise ValueError("at least one algorithm is needed")
+        return value
+
+    @field_validator("reconcile_s")
+    @classmethod
+    def _divides_the_clock(cls, value: int) -> int:
+        minute = hour = 60
+        divides = minute % value == 0 if value < minute else value % minute == 0 and hour % (value // minute) == 0
+        if not divides:
+            raise ValueError("expected a divisor of 60, or a multiple of 60 that divides 3600")
         return value
 
     @field_validator("public_url")

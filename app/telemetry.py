@@ -38,6 +38,10 @@ UPSTREAM_TAKEN_OUT = Counter(
 DENIALS = Counter("countersign_denials_total", "Requests that were refused.", ["problem"])
 JOBS = Counter("countersign_jobs_total", "Jobs the worker ran.", ["task", "outcome"])
 DELIVERIES = Counter("countersign_delivery_attempts_total", "Attempts to deliver a webhook.", ["outcome"])
+GLASS_BROKEN = Counter("countersign_glass_broken_total", "Times somebody broke the glass of an alias.")
+DRIFTS = Counter("countersign_drifts_total", "Protected aliases that were found moved past the gateway.")
+DRIFTS_OPEN = Gauge("countersign_drifts_open", "Protected aliases that MLflow shows otherwise than they should be.")
+RECONCILED_AT = Gauge("countersign_reconciled_timestamp_seconds", "When MLflow's aliases were last all looked at.")
 PROMOTIONS = Gauge("countersign_promotions", "Promotions that wait for somebody or something.", ["state"])
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")

@@ -21,12 +21,13 @@ from app.adapters.postgres.queue import (
 from app.bootstrap import WorkerServices, open_worker
 from app.domain.errors import Unavailable
 from app.settings import Settings
-from app.telemetry import DELIVERIES, JOBS, PROMOTIONS
+from app.telemetry import DELIVERIES, DRIFTS_OPEN, JOBS, PROMOTIONS, RECONCILED_AT
 
 _log = structlog.stdlib.get_logger(__name__)
 
 CONCURRENCY = 8
 GRACE_S = 10.0
+_MINUTE = 60
 
 
 async def run_worker(settings: Settings) -> None:
@@ -42,7 +43,7 @@ async def run_worker(settings: Settings) -> None:
     queue = create_queue(settings.database_url.get_secret_value())
     async with open_worker(settings) as services:
         await services.database.check_alive()
-        _declare_tasks(queue, services)
+        _declare_tasks(queue, services, reconcile_s=settings.reconcile_s)
         async with queue.open_async():
             _log.info("worker_ready", concurrency=CONCURRENCY)
             await _until_asked_to_stop(
@@ -74,10 +75,10 @@ async def _until_asked_to_stop(working: Coroutine[object, object, None]) -> None
     raise lost
 
 
-def _declare_tasks(queue: App, services: WorkerServices) -> None:
+def _declare_tasks(queue: App, services: WorkerServices, *, reconcile_s: int) -> None:
     @queue.task(name="advance_promotion", retry=KeepTrying(), pass_context=True)
     async def advance_promotion(context: JobContext, promotion_id: str) -> None:
-        await _counted(context, lambda: services.applying.advance(promotion_id), promotion=promotion_id)
+        await _counted(context, lambda: services.advancing.advance(promotion_id), promotion=promotion_id)
 
     @queue.task(name="deliver", retry=KeepTrying(), pass_context=True)
     async def deliver(context: JobContext, delivery_id: str) -> None:
@@ -99,13 +100,35 @@ def _declare_tasks(queue: App, services: WorkerServices) -> None:
             await services.sweeping.sweep()
             for state, count in (await services.sweeping.waiting()).items():
                 PROMOTIONS.labels(state=state.value).set(count)
+            DRIFTS_OPEN.set(await services.reconciling.open_drifts())
 
         await _counted(context, all_of_it)
+
+    # A worker that starts does what was due last, up to ten minutes ago: so it looks at once. The lock lets one of any
+    # number of workers look at a time.
+    @queue.periodic(cron=_every(reconcile_s))
+    @queue.task(name="reconcile", queueing_lock="reconcile", lock="reconcile", pass_context=True)
+    async def reconcile(context: JobContext, timestamp: int) -> None:  # noqa: ARG001  # the queue passes it
+        async def look() -> None:
+            try:
+                await services.reconciling.reconcile()
+            except Unavailable as error:
+                # The next look is soon, and nothing was concluded from what was not seen.
+                _log.warning("reconciling_skipped", reason=error.message)
+            else:
+                RECONCILED_AT.set_to_current_time()
+
+        await _counted(context, look)
 
     @queue.periodic(cron="*/5 * * * *")
     @queue.task(name="remove_expired", queueing_lock="remove_expired", pass_context=True)
     async def remove_expired(context: JobContext, timestamp: int) -> None:  # noqa: ARG001  # the queue passes it
         await _counted(context, services.sweeping.remove_expired)
+
+
+def _every(seconds: int) -> str:
+    """A cron expression for ``COUNTERSIGN_RECONCILE_S``."""
+    return f"* * * * * */{seconds}" if seconds < _MINUTE else f"*/{seconds // _MINUTE} * * * *"
 
 
 async def _counted(context: JobContext, work: Callable[[], Awaitable[None]], **named: str) -> None:

@@ -8,6 +8,9 @@ from typing import get_args
 
 from pydantic_core import PydanticUndefined
 
+from app.domain.facts import FACTS
+from app.domain.facts import rows as facts_in
+from app.domain.formats import FORMATS
 from app.domain.problems import PROBLEMS
 from app.domain.routes import NEVER, OPENINGS, ROUTES, Route
 from app.settings import Settings
@@ -74,6 +77,40 @@ def routes() -> str:
     )
 
 
+def facts() -> str:
+    """Every fact that a check can look at, and every format of a file."""
+    versions = {
+        "candidate": "`candidate` and `holder`: a version",
+        "difference": "`difference`",
+        "promotion": "`promotion`",
+    }
+    parts = []
+    for name, title in versions.items():
+        root = FACTS.fields[name]
+        rows = [
+            f"## {title}",
+            "",
+            f"{root.meaning[:1].upper()}{root.meaning[1:]}.",
+            "",
+            "| fact | type | meaning | from | example |",
+            "|---|---|---|---|---|",
+        ]
+        for path, fact in facts_in(root):
+            meaning = fact.meaning or "-"
+            rows.append(
+                f"| `{path}` | {fact.type.label} | {meaning} | {fact.source or '-'} | {f'`{fact.example}`' if fact.example else '-'} |"
+            )
+        parts.append("\n".join(rows))
+    formats = ["| format | |", "|---|---|", *(f"| `{name}` | {what or '-'} |" for name, what in FORMATS.items())]
+    return (
+        f"# Facts\n\n{NOTE}What the checks of a policy can look at; [how to write them](../guides/checks.md). Any fact may be absent. "
+        "Names below `[]` are of a list's items.\n\n" + "\n\n".join(parts) + "\n\n## Formats of files\n\n"
+        "By the first bytes of a file, and by its name where that says more: what is called `.pkl` is a pickle, and so is a pickle that is called `model.bin`.\n\n"
+        + "\n".join(formats)
+        + "\n"
+    )
+
+
 ROUTES_INTRODUCTION = """\
 What the door does with every route of MLflow 3.17, those of its `basic-auth` app included; `countersign routes [--json]` prints it as
 `COUNTERSIGN_OPEN_ROUTES` has opened it, with the rows of HEAD and OPTIONS that are left out here. What is not listed is unknown: 404 `ENDPOINT_NOT_FOUND`, and logged. So is a route that another
@@ -100,7 +137,7 @@ def _shown(value: object) -> str:
     return "(none)" if value is None or value == {} else str(value)
 
 
-PAGES = {"settings.md": settings, "problems.md": problems, "routes.md": routes}
+PAGES = {"settings.md": settings, "problems.md": problems, "routes.md": routes, "facts.md": facts}
 
 
 def main() -> None:

@@ -288,7 +288,7 @@ def protect(database_url: str) -> None:
 
     async def ensure() -> None:
         async with open_operator(database_url) as operator:
-            await operator.configuration.ensure_default_policy()
+            await operator.policies.ensure_default()
 
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, ensure()).result()

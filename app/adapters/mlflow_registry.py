@@ -10,8 +10,22 @@ import httpx
 
 from app.adapters.assertions import OURSELVES
 from app.domain.errors import CountersignError, NotFound, UpstreamUnavailable
+from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.routes.resources import Named
-from app.ports import Assertion, Experiment, Judged, LoggedModel, ModelVersion, Placed, RegisteredModel, Run
+from app.ports import (
+    Assertion,
+    DatasetInput,
+    Experiment,
+    Judged,
+    LoggedModel,
+    LoggedModelDetails,
+    ModelVersion,
+    Placed,
+    RegisteredModel,
+    Run,
+    RunDetails,
+    VersionDetails,
+)
 
 _API = "/api/2.0/mlflow"
 _API3 = "/api/3.0/mlflow"
@@ -34,10 +48,12 @@ class MlflowRegistry:
     Args:
         upstream_urls: servers on the same database; the one that answered last is asked first.
         assertion: says to MLflow that it is us who ask.
+        has_workspaces: whether the server was started with workspaces (``COUNTERSIGN_WORKSPACES``).
     """
 
-    def __init__(self, upstream_urls: Sequence[str], assertion: Assertion) -> None:
+    def __init__(self, upstream_urls: Sequence[str], assertion: Assertion, *, has_workspaces: bool = False) -> None:
         self._urls = list(upstream_urls)
+        self._has_workspaces = has_workspaces
         self._assertion = assertion
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(20, connect=3),
@@ -51,38 +67,109 @@ class MlflowRegistry:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def get_model(self, name: str) -> RegisteredModel:
-        answer = await self._call("GET", "/registered-models/get", {"name": name}, missing=f"There is no model {name}.")
-        return _model(answer["registered_model"])
+    async def get_model(self, name: str, workspace: str = DEFAULT_WORKSPACE) -> RegisteredModel:
+        missing = f"There is no model {name}."
+        answer = await self._call("GET", "/registered-models/get", {"name": name}, missing=missing, workspace=workspace)
+        return _model(answer["registered_model"], workspace)
 
-    async def get_version(self, name: str, version: str) -> ModelVersion:
-        missing = f"There is no version {version} of model {name}."
-        query = {"name": name, "version": version}
-        found = (await self._call("GET", "/model-versions/get", query, missing=missing))["model_version"]
-        location = await self._call("GET", "/model-versions/get-download-uri", query, missing=missing)
-        return ModelVersion(
-            model=name,
-            version=str(found["version"]),
-            run_id=found.get("run_id") or None,
-            source_uri=location["artifact_uri"],
-        )
+    async def get_version(self, name: str, version: str, workspace: str = DEFAULT_WORKSPACE) -> ModelVersion:
+        return (await self.describe_version(name, version, workspace=workspace)).version
 
     async def models(self) -> AsyncIterator[RegisteredModel]:
-        # A search leaves prompts out, unless it asks for them alone.
-        for wanted in ({}, {"filter": "tags.`mlflow.prompt.is_prompt` = 'true'"}):
-            query = {"max_results": str(_PAGE), **wanted}
-            while True:
-                page = await self._call("GET", "/registered-models/search", query, missing="There are no models.")
-                for model in page.get("registered_models", []):
-                    yield _model(model)
-                if not page.get("next_page_token"):
-                    break
-                query["page_token"] = page["next_page_token"]
+        for workspace in await self.workspaces():
+            # A search leaves prompts out, unless it asks for them alone.
+            for wanted in ({}, {"filter": "tags.`mlflow.prompt.is_prompt` = 'true'"}):
+                query = {"max_results": str(_PAGE), **wanted}
+                while True:
+                    page = await self._call(
+                        "GET",
+                        "/registered-models/search",
+                        query,
+                        missing="There are no models.",
+                        workspace=workspace,
+                    )
+                    for model in page.get("registered_models", []):
+                        yield _model(model, workspace)
+                    if not page.get("next_page_token"):
+                        break
+                    query["page_token"] = page["next_page_token"]
 
-    async def get_run(self, run_id: str) -> Run:
-        answer = await self._call("GET", "/runs/get", {"run_id": run_id}, missing=f"There is no run {run_id}.")
+    async def workspaces(self) -> Sequence[str]:
+        if not self._has_workspaces:
+            return (DEFAULT_WORKSPACE,)
+        found = await self._find("GET", f"{_API3}/workspaces", {}, None)
+        return [str(each["name"]) for each in (found or {}).get("workspaces", [])] or (DEFAULT_WORKSPACE,)
+
+    async def get_run(self, run_id: str, workspace: str = DEFAULT_WORKSPACE) -> Run:
+        answer = await self._call(
+            "GET", "/runs/get", {"run_id": run_id}, missing=f"There is no run {run_id}.", workspace=workspace
+        )
         info = answer["run"]["info"]
-        return Run(info["run_id"], info["experiment_id"], info["artifact_uri"])
+        return Run(info["run_id"], info["experiment_id"], info["artifact_uri"], str(info.get("user_id") or ""))
+
+    async def describe_version(self, name: str, version: str, *, workspace: str) -> VersionDetails:
+        missing = f"There is no version {version} of model {name}."
+        query = {"name": name, "version": version}
+        answer = await self._call("GET", "/model-versions/get", query, missing=missing, workspace=workspace)
+        location = await self._call(
+            "GET", "/model-versions/get-download-uri", query, missing=missing, workspace=workspace
+        )
+        found = answer["model_version"]
+        source = str(found.get("source") or "")
+        return VersionDetails(
+            version=ModelVersion(
+                model=name,
+                version=str(found["version"]),
+                run_id=found.get("run_id") or None,
+                source_uri=location["artifact_uri"],
+                created_at=int(found.get("creation_timestamp") or 0),
+                claimed_author=str(found.get("user_id") or ""),
+            ),
+            description=str(found.get("description") or ""),
+            tags=_pairs(found.get("tags")),
+            aliases=[str(alias) for alias in found.get("aliases", [])],
+            model_id=str(found.get("model_id") or "")
+            or source.removeprefix("models:/") * source.startswith("models:/m-"),
+        )
+
+    async def describe_run(self, run_id: str, *, workspace: str) -> RunDetails | None:
+        elsewhere = None if workspace == DEFAULT_WORKSPACE else workspace
+        found = await self._find("GET", f"{_API}/runs/get", {"run_id": run_id}, elsewhere)
+        if found is None:
+            return None
+        run = found["run"]
+        info, data = run["info"], run.get("data", {})
+        experiments = await self.experiments([str(info["experiment_id"])], elsewhere)
+        tags = _pairs(data.get("tags"))
+        return RunDetails(
+            id=str(info["run_id"]),
+            name=str(info.get("run_name") or tags.get("mlflow.runName", "")),
+            user=str(info.get("user_id") or tags.get("mlflow.user", "")),
+            status=str(info.get("status") or ""),
+            started_at=int(info.get("start_time") or 0),
+            ended_at=int(info.get("end_time") or 0),
+            is_deleted=info.get("lifecycle_stage") == "deleted",
+            experiment_id=str(info["experiment_id"]),
+            experiment=experiments[0].name if experiments else "",
+            tags=tags,
+            params=_pairs(data.get("params")),
+            metrics=_metrics(data.get("metrics")),
+            datasets=[_dataset_input(each) for each in run.get("inputs", {}).get("dataset_inputs", [])],
+        )
+
+    async def describe_logged_model(self, model_id: str, *, workspace: str) -> LoggedModelDetails | None:
+        if not _PLAIN_ID.fullmatch(model_id) or len(model_id) > _LONGEST_ID:
+            return None
+        elsewhere = None if workspace == DEFAULT_WORKSPACE else workspace
+        found = await self._find("GET", f"{_API}/logged-models/{model_id}", {}, elsewhere)
+        if found is None:
+            return None
+        data = found["model"].get("data", {})
+        measured = sorted(data.get("metrics", []), key=lambda each: int(each.get("timestamp") or 0))
+        return LoggedModelDetails(
+            params=_pairs(data.get("params")),
+            measured_by={str(each["key"]): str(each["run_id"]) for each in measured if each.get("run_id")},
+        )
 
     async def get_experiment_location(self, experiment_id: str) -> str:
         missing = f"There is no experiment {experiment_id}."
@@ -162,13 +249,36 @@ class MlflowRegistry:
             return None
         raise CountersignError(f"MLflow refused {method} {path}: {response.status_code}.")
 
-    async def set_alias(self, name: str, alias: str, version: str) -> None:
+    async def set_alias(self, name: str, alias: str, version: str, workspace: str = DEFAULT_WORKSPACE) -> None:
         await self._call(
             "POST",
             "/registered-models/alias",
             {"name": name, "alias": alias, "version": version},
             missing=f"There is no version {version} of model {name}.",
             message="SetRegisteredModelAlias",
+            workspace=workspace,
+        )
+
+    async def delete_alias(self, name: str, alias: str, workspace: str = DEFAULT_WORKSPACE) -> None:
+        await self._call(
+            "DELETE",
+            "/registered-models/alias",
+            {"name": name, "alias": alias},
+            missing=f"There is no model {name}.",
+            message="DeleteRegisteredModelAlias",
+            workspace=workspace,
+        )
+
+    async def set_version_tag(
+        self, name: str, version: str, key: str, value: str, workspace: str = DEFAULT_WORKSPACE
+    ) -> None:
+        await self._call(
+            "POST",
+            "/model-versions/set-tag",
+            {"name": name, "version": version, "key": key, "value": value},
+            missing=f"There is no version {version} of model {name}.",
+            message="SetModelVersionTag",
+            workspace=workspace,
         )
 
     async def check_alive(self) -> None:
@@ -180,11 +290,19 @@ class MlflowRegistry:
             raise UpstreamUnavailable(f"MLflow answered {response.status_code}.")
 
     async def _call(
-        self, method: str, path: str, values: Mapping[str, Any], *, missing: str, message: str | None = None
+        self,
+        method: str,
+        path: str,
+        values: Mapping[str, Any],
+        *,
+        missing: str,
+        message: str | None = None,
+        workspace: str = DEFAULT_WORKSPACE,
     ) -> dict[str, Any]:
         """Args: message: of what is asserted field by field."""
         judged = Judged(method, _API + path, message, values) if message else None
-        response = await self._send(method, _API + path, values, judged)
+        elsewhere = None if workspace == DEFAULT_WORKSPACE else workspace
+        response = await self._send(method, _API + path, values, judged, workspace=elsewhere)
         try:
             answer = response.json()
         except ValueError:
@@ -231,6 +349,23 @@ class MlflowRegistry:
         return await self._client.request(method, last + path, **sent)
 
 
+def _pairs(found: object) -> dict[str, str]:
+    """Tags or parameters."""
+    return {str(each["key"]): str(each.get("value", "")) for each in found} if isinstance(found, list) else {}
+
+
+def _metrics(found: object) -> dict[str, float | str]:
+    """The latest values of a run; it has one for each name."""
+    return {str(each["key"]): each.get("value", 0.0) for each in found} if isinstance(found, list) else {}
+
+
+def _dataset_input(found: Mapping[str, Any]) -> DatasetInput:
+    dataset = found.get("dataset", {})
+    parts = (str(dataset.get(part) or "") for part in ("name", "digest", "source_type", "source"))
+    name, digest, source_type, source = parts
+    return DatasetInput(name, digest, source_type, source, _pairs(found.get("tags")))
+
+
 def _experiment(found: Mapping[str, Any]) -> Experiment:
     return Experiment(str(found["experiment_id"]), found["name"], found.get("artifact_location", ""))
 
@@ -272,8 +407,10 @@ _PLACES: Mapping[Named, tuple[str, str, Callable[[Mapping[str, Any]], Placed | N
 """The path, the parameter of the query if the id does not stand in the path, and how the answer is read."""
 
 
-def _model(found: Mapping[str, Any]) -> RegisteredModel:
+def _model(found: Mapping[str, Any], workspace: str) -> RegisteredModel:
     return RegisteredModel(
+        workspace=workspace,
+        tags={tag["key"]: str(tag.get("value", "")) for tag in found.get("tags", [])},
         name=found["name"],
         created_at=int(found["creation_timestamp"]),
         aliases={alias["alias"]: str(alias["version"]) for alias in found.get("aliases", [])},

@@ -12,7 +12,9 @@ from countersign_client.errors import ClientError
 from app.cli.access import explain_access
 from app.cli.audit import audit
 from app.cli.configuration import apply
+from app.cli.digest import digest
 from app.cli.login import login, logout, whoami
+from app.cli.policies import policies
 from app.cli.processes import gateway, migrate, worker
 from app.cli.routes import routes
 from app.cli.tokens import exchange, token
@@ -52,6 +54,8 @@ cli.command()(migrate)
 cli.command()(apply)
 cli.command()(explain_access)
 cli.command()(routes)
+cli.command()(digest)
+cli.add_typer(policies, name="policies")
 cli.add_typer(audit, name="audit")
 cli.command(rich_help_panel=_CALLERS)(login)
 cli.command(rich_help_panel=_CALLERS)(logout)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.documents import read_documents, written
+from app.adapters.strict_yaml import written
+from app.cli.documents import read_documents
 from app.cli.operator import database_url, operators_roles
 
 if TYPE_CHECKING:
-    from app.services.configuration import Change
+    from app.domain.differences import Change
 
 WOULD_CHANGE = 3
 """Exit status of ``--exit-code``; 1 is a refusal and 2 a wrong command line."""
@@ -37,9 +38,13 @@ def apply(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Even if nobody administers afterwards.")] = False,
 ) -> None:
-    """Bring policies, targets and grants to what the files say, all of them or none. Exit status 0 when it is so."""
+    """Bring policies, targets and grants to what the files say, all of them or none. Exit status 0 when it is so.
+
+    What is wrong is said with file, line and field, all of it at once. A policy is ended by `retired: true`, not by
+    being left out.
+    """
     url, roles = database_url(), operators_roles()
-    documents = [document for path in file for document in read_documents(path)]
+    documents = [source for path in file for source in read_documents(path)]
 
     async def run(*, dry: bool) -> Sequence[Change]:
         from app.bootstrap import open_operator

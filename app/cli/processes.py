@@ -88,7 +88,7 @@ def migrate() -> None:
 
     async def ensure_policy() -> None:
         async with open_operator(url) as operator:
-            await operator.configuration.ensure_default_policy()
+            await operator.policies.ensure_default()
 
     asyncio.run(ensure_policy())
     typer.echo(f"The database is at revision {revision}.")

@@ -21,6 +21,9 @@ from app.domain.issuers import TrustedIssuer
 Claims = Mapping[str, object]
 
 LONGEST_NAME = 200
+LONGEST_ACR = 255
+CLOCKS_DIFFER_S = 60
+"""How far an issuer's clock may be ahead of ours."""
 LONGEST_GROUP = 255
 MOST_CLAIMS = 64
 LONGEST_CLAIM = 1024
@@ -248,13 +251,25 @@ def credential_of(claims: Claims, *, now: float) -> Credential:
         CredentialKind.PROVIDER,
         scopes=scopes_in(claims),
         authenticated_at=authenticated_at(claims, now),
+        acr=acr_of(claims),
         issued_at=_moment(claims, "iat", now),
     )
 
 
 def authenticated_at(claims: Claims, now: float) -> datetime | None:
-    """When they last proved who they are (``auth_time``), never later than now."""
-    return _moment(claims, "auth_time", now)
+    """When they last proved who they are (``auth_time``), never later than now.
+
+    One in the future says nothing: it would be fresh for ever.
+    """
+    value = claims.get("auth_time")
+    is_ahead = isinstance(value, int | float) and value > now + CLOCKS_DIFFER_S
+    return None if is_ahead else _moment(claims, "auth_time", now)
+
+
+def acr_of(claims: Claims) -> str | None:
+    """The authentication context class of the sign-in (``acr``; OpenID Connect Core section 2, RFC 9470 section 6)."""
+    said = claims.get("acr")
+    return said if isinstance(said, str) and 0 < len(said) <= LONGEST_ACR and said.isprintable() else None
 
 
 def _moment(claims: Claims, name: str, now: float) -> datetime | None:

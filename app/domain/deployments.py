@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from app.domain.errors import NotFound
+from app.domain.grants import DEFAULT_WORKSPACE
 
 
 class Phase(StrEnum):
@@ -56,6 +57,12 @@ class Deployment:
     sequence: int
     requested_at: datetime
     updated_at: datetime
+    workspace: str = DEFAULT_WORKSPACE
+
+    @property
+    def resource(self) -> str:
+        """What the target calls it: the model, with its workspace before it unless that is the default one."""
+        return self.model if self.workspace == DEFAULT_WORKSPACE else f"{self.workspace}/{self.model}"
 
     @property
     def is_ready(self) -> bool:

@@ -13,6 +13,7 @@
     ├── OAuthRefused                  a client of ours is refused (RFC 6749 section 5.2)
     ├── Forbidden                     you may not
     │   ├── InsufficientScope         you may, this token may not (RFC 6750 section 3.1)
+    │   ├── InsufficientAuthentication  you may, after proving anew who you are (RFC 9470)
     │   ├── CrossOrigin               a page of another origin wants it, not you
     │   ├── SelfApproval              you asked for it, somebody else must approve
     │   ├── NotAnApprover             the policy does not name you
@@ -40,6 +41,9 @@ The family knows no HTTP: ``app/domain/problems.py`` is the one table that maps 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Self
+
 
 class CountersignError(Exception):
     """Root of the family. ``str(error)`` is a sentence for the person who asked and carries no secret."""
@@ -56,10 +60,24 @@ class InvalidConfiguration(CountersignError):
 
 
 class InvalidInput(CountersignError):
-    """What was sent is wrong."""
+    """What was sent is wrong. `field` says where; where there is more, `errors` names each field."""
 
     def __init__(self, field: str, expected: str) -> None:
         super().__init__(f"{field}: {expected}", field=field)
+        self.problems: tuple[tuple[str, str], ...] = ((field, expected),)
+        """The fields, and what was expected of each."""
+
+    @classmethod
+    def of_all(cls, problems: Iterable[tuple[str, str]]) -> Self:
+        """Several at once, a line each; machines find them in ``errors``."""
+        problems = tuple(problems)
+        error = cls(*problems[0])
+        if len(problems) > 1:
+            error.problems = problems
+            error.message = "\n".join(f"{field}: {expected}" for field, expected in problems)
+            error.args = (error.message,)
+            error.details["errors"] = [{"field": field, "expected": expected} for field, expected in problems]
+        return error
 
 
 class TooLarge(InvalidInput):
@@ -111,6 +129,19 @@ class InsufficientScope(Forbidden):
         """The scopes of which one is needed, separated by spaces (RFC 6750 section 3)."""
 
 
+class InsufficientAuthentication(Forbidden):
+    """The principal may, after they have proved anew who they are; ``sign_in`` is where."""
+
+    def __init__(self, message: str, *, max_age_s: int, acr: Iterable[str] = (), **details: object) -> None:
+        acr_values = " ".join(sorted(acr))
+        shown = {"acr_values": acr_values} if acr_values else {}
+        super().__init__(message, max_age=max_age_s, **shown, **details)
+        self.max_age_s = max_age_s
+        """How many seconds ago they may have proved it, at most."""
+        self.acr_values = acr_values
+        """The authentication context classes of which one is needed, separated by spaces; empty: any."""
+
+
 class CrossOrigin(Forbidden):
     """A page of another origin wants to change something with a person's session, or to read it."""
 
@@ -134,10 +165,14 @@ class PromotionRequired(Forbidden):
 class Governed(Forbidden):
     """A promotion rests on what would be changed or deleted."""
 
-    def __init__(self, message: str, *, model: str | None = None, **details: object) -> None:
+    def __init__(
+        self, message: str, *, model: str | None = None, workspace: str = "default", **details: object
+    ) -> None:
         super().__init__(message, **details)
         self.model = model
         """Whose promotion the message tells of, if that is not what was asked about."""
+        self.workspace = workspace
+        """The model's."""
 
 
 class RouteRefused(Forbidden):

@@ -89,7 +89,7 @@ class Scope(StrEnum):
     REGISTRY = "registry"
     """Register and read models and versions."""
     PROMOTE = "promote"
-    """Ask for promotions and rollbacks, withdraw and follow them."""
+    """Ask for promotions and rollbacks, withdraw and follow them, and post checks."""
     APPROVE = "approve"
     """Decide on promotions."""
     RESOLVE = "resolve"
@@ -122,6 +122,8 @@ class Credential:
     """None: whatever its owner may do."""
     authenticated_at: datetime | None = None
     """When a person last proved to the provider who they are (``auth_time``), if it is known."""
+    acr: str | None = None
+    """The authentication context class that the provider says it was (``acr``), if it is known."""
     issued_at: datetime | None = None
     """When the provider said it (``iat``), of its own tokens, if it is known."""
 

@@ -29,7 +29,7 @@ class Login:
     principal_id: str
     client: str
     scopes: frozenset[Scope]
-    authenticated_at: datetime
+    authenticated_at: datetime | None
     created_at: datetime
     refreshed_at: datetime
     expires_at: datetime
@@ -39,6 +39,7 @@ class Login:
     end_reason: str | None = None
     principal_name: str = ""
     disabled_at: datetime | None = None
+    acr: str | None = None
 
     def goes_on(self, now: datetime) -> bool:
         return self.ended_at is None and now < self.expires_at
@@ -59,6 +60,7 @@ class DeviceAuthorization:
     polled_at: datetime | None = None
     principal_id: str | None = None
     authenticated_at: datetime | None = None
+    acr: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class AuthorizationCode:
     challenge: str
     scopes: frozenset[Scope]
     principal_id: str
-    authenticated_at: datetime
+    authenticated_at: datetime | None
     created_at: datetime
     expires_at: datetime
     login_id: str | None = None
+    acr: str | None = None

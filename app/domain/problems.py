@@ -36,6 +36,9 @@ PROBLEMS: Mapping[type[errors.CountersignError], Problem] = {
     errors.InsufficientScope: Problem(
         "insufficient-scope", "This token was not given the scope", 403, "PERMISSION_DENIED"
     ),
+    errors.InsufficientAuthentication: Problem(
+        "insufficient-authentication", "You must prove anew who you are", 401, "UNAUTHENTICATED"
+    ),
     errors.CrossOrigin: Problem("cross-origin", "A page of another origin wants this", 403, "PERMISSION_DENIED"),
     errors.SelfApproval: Problem("self-approval", "A second person must decide", 403, "PERMISSION_DENIED"),
     errors.NotAnApprover: Problem("not-an-approver", "The policy does not name you", 403, "PERMISSION_DENIED"),
@@ -78,6 +81,16 @@ def challenge(error: errors.NotAuthenticated, *, public_url: str) -> str:
 def insufficient_scope(error: errors.InsufficientScope, *, public_url: str) -> str:
     """``WWW-Authenticate`` for a caller whose token was given too little (RFC 6750 section 3.1)."""
     return _bearer(public_url, {"error": "insufficient_scope", "scope": error.scope})
+
+
+def insufficient_authentication(error: errors.InsufficientAuthentication, *, public_url: str) -> str:
+    """``WWW-Authenticate`` for a caller whose sign-in is too old, or too weak (RFC 9470 section 3)."""
+    told = {
+        "error": "insufficient_user_authentication",
+        "error_description": quotable(error.message),
+        "max_age": str(error.max_age_s),
+    }
+    return _bearer(public_url, told | ({"acr_values": quotable(error.acr_values)} if error.acr_values else {}))
 
 
 def quotable(text: str) -> str:

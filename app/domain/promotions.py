@@ -12,14 +12,15 @@ from datetime import datetime
 from enum import StrEnum
 
 from app.domain.errors import AlreadyDecided, IllegalMove, NotFound
-from app.domain.policies import Policy
+from app.domain.grants import DEFAULT_WORKSPACE
+from app.domain.policies import ApprovalRule, Policy
 
 
 class State(StrEnum):
     """Where a promotion is. The comments say what each state means to the person who reads it."""
 
     PENDING = "pending"  # waits for decisions and checks
-    APPROVED = "approved"  # the policy is satisfied; the worker has not begun to move the alias
+    APPROVED = "approved"  # the policy is satisfied; it may still wait for a time, a soak, a window, or its turn
     APPLYING = "applying"  # the alias is being moved; it may or may not have moved yet
     APPLIED = "applied"  # the alias was read back and is right
     ROLLING_OUT = "rolling_out"  # the deployers were called
@@ -38,7 +39,8 @@ MOVES: Mapping[State, frozenset[State]] = {
         {State.APPROVED, State.REJECTED, State.WITHDRAWN, State.EXPIRED, State.SUPERSEDED, State.STALE}
     ),
     State.APPROVED: frozenset(
-        {State.APPLYING, State.REJECTED, State.WITHDRAWN, State.EXPIRED, State.SUPERSEDED, State.STALE}
+        # Back to pending: what was approved is not what is there now, so that the approvals are void.
+        {State.PENDING, State.APPLYING, State.REJECTED, State.WITHDRAWN, State.EXPIRED, State.SUPERSEDED, State.STALE}
     ),
     State.APPLYING: frozenset({State.APPLIED, State.STALE, State.FAILED}),
     State.APPLIED: frozenset({State.ROLLING_OUT, State.ROLLED_BACK}),
@@ -56,8 +58,8 @@ MOVES: Mapping[State, frozenset[State]] = {
 OPEN = frozenset({State.PENDING, State.APPROVED, State.APPLYING})
 """The alias has not been read back yet: the same request again is the same promotion."""
 
-UNDECIDED = frozenset({State.PENDING})
-"""Decisions are taken here."""
+UNDECIDED = frozenset({State.PENDING, State.APPROVED})
+"""Decisions are taken here: an approved one that waits for its time can still be rejected."""
 
 TAKES_NEWER = frozenset({State.PENDING, State.APPROVED})
 """A newer promotion of the same alias replaces one in these states."""
@@ -84,11 +86,38 @@ class Kind(StrEnum):
 
     PROMOTION = "promotion"
     ROLLBACK = "rollback"
+    """Back to the last holder that was good."""
+    RESTORE = "restore"
+    """Back to the holder that our ledger knows, after somebody moved the alias past the gateway."""
+    BREAK_GLASS = "break_glass"
+    """At once, without the policy's rules; reviewed afterwards."""
+
+
+URGENCY: Mapping[Kind, int] = {Kind.PROMOTION: 0, Kind.RESTORE: 1, Kind.ROLLBACK: 2, Kind.BREAK_GLASS: 3}
+"""A newer promotion takes the place of one that waits and is not more urgent: who asks for an ordinary one cannot so
+undo what goes fast."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class AliasKey:
+    """One alias of one model in one workspace: what promotions are of."""
+
+    workspace: str
+    model: str
+    alias: str
+
+    def __str__(self) -> str:
+        where = "" if self.workspace == DEFAULT_WORKSPACE else f"{self.workspace}/"
+        return f"{where}{self.model}@{self.alias}"
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An approver's approve or reject, with a reason."""
+    """An approver's approve or reject, with a reason.
+
+    ``round`` is that of the promotion when it was given: a decision of an earlier round is void. ``on_behalf_of`` is
+    who was stood in for, as id and name; then ``groups`` and ``roles`` are theirs.
+    """
 
     principal_id: str
     principal_name: str
@@ -98,15 +127,24 @@ class Decision:
     groups: frozenset[str] = frozenset()
     roles: frozenset[str] = frozenset()
     is_service: bool = False
+    round: int = 1
+    on_behalf_of: tuple[str, str] | None = None
+
+    @property
+    def authority(self) -> str:
+        """The id of the one whose word it is."""
+        return self.on_behalf_of[0] if self.on_behalf_of else self.principal_id
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
     """One promotion. What it pins is set when it is made and never changes; only ``state`` and what follows from it do.
 
-    ``digest`` is ``sha256:`` and 64 hexadecimal digits (``app/domain/digests.py``). ``uri`` is physical and ends in a
-    slash. ``model_created_at`` tells a model apart from another that was created under the same name later (MLflow
-    restarts the version numbers then), in milliseconds since the epoch as MLflow gives it.
+    ``digest`` is ``sha256:`` and 64 hexadecimal digits (``app/domain/digests.py``), none while the artifacts are still
+    being read; once set it never changes. ``uri`` is physical and ends in a slash. ``model_created_at`` and
+    ``version_created_at`` tell a model and a version apart from others that were created under the same name and
+    number later (MLflow restarts the numbers), in milliseconds since the epoch as MLflow gives them; 0 is not known.
+    ``round`` counts up whenever approvals become void, for ``void_reason``.
     """
 
     id: str
@@ -119,20 +157,46 @@ class Promotion:
     run_id: str | None
     source_uri: str
     uri: str
-    digest: str
+    digest: str | None
     policy: Policy
     requested_by: str
     requested_by_name: str
     reason: str
     created_at: datetime
     updated_at: datetime
+    workspace: str = DEFAULT_WORKSPACE
+    version_created_at: int = 0
+    scheduled_for: datetime | None = None
+    expires_at: datetime | None = None
     state: State = State.PENDING
     state_reason: str | None = None
     alias_moved: bool = False
     applied_at: datetime | None = None
     rolls_back: str | None = None
     revision: int = 1
+    round: int = 1
+    void_reason: str | None = None
+    due_at: datetime | None = None
+    """When it is looked at next if nothing happens before; none: only when something happens."""
+    reminded: int = 0
+    """How many reminders have been sent."""
     decisions: tuple[Decision, ...] = field(default=())
+
+    @property
+    def key(self) -> AliasKey:
+        return AliasKey(self.workspace, self.model, self.alias)
+
+    @property
+    def rules(self) -> tuple[ApprovalRule, ...]:
+        """The approval rules of the lane it takes."""
+        if self.kind is Kind.PROMOTION:
+            return self.policy.approvals
+        return self.policy.rollback_approvals if self.kind is Kind.ROLLBACK else ()
+
+    @property
+    def standing_decisions(self) -> tuple[Decision, ...]:
+        """Those that are not void."""
+        return tuple(decision for decision in self.decisions if decision.round == self.round)
 
     @property
     def is_settled(self) -> bool:
@@ -167,30 +231,54 @@ def moved(
     )
 
 
+def measured(promotion: Promotion, digest: str, *, at: datetime) -> Promotion:
+    """The promotion when its artifacts have been read. What is pinned is pinned once."""
+    if promotion.digest is not None:
+        raise IllegalMove(f"Promotion {promotion.id} has a digest already.", promotion=promotion.id)
+    return replace(promotion, digest=digest, updated_at=at, revision=promotion.revision + 1)
+
+
+def voided(promotion: Promotion, reason: str, *, at: datetime) -> Promotion:
+    """The promotion with all approvals void: it waits for decisions again, in the next round.
+
+    Raises:
+        IllegalMove: it is not waiting for anything.
+    """
+    if promotion.state is not State.PENDING:
+        promotion = moved(promotion, State.PENDING, at=at)
+    return replace(
+        promotion, round=promotion.round + 1, void_reason=reason, updated_at=at, revision=promotion.revision + 1
+    )
+
+
 def decided(promotion: Promotion, decision: Decision) -> Promotion:
     """The promotion with one more decision. Whether that settles it is the policy's say.
 
     Raises:
-        IllegalMove: it takes no decisions any more.
-        AlreadyDecided: this principal has decided on it before.
+        IllegalMove: it takes no decisions any more, or no approval.
+        AlreadyDecided: this principal has decided on it before, or somebody for them.
     """
-    if promotion.state not in UNDECIDED:
+    takes = promotion.state in UNDECIDED if decision.outcome is Outcome.REJECT else promotion.state is State.PENDING
+    if not takes:
         verb = "approved" if decision.outcome is Outcome.APPROVE else "rejected"
         raise IllegalMove(
             f"Promotion {promotion.id} is {promotion.state} and cannot be {verb}.",
             promotion=promotion.id,
             state=promotion.state.value,
         )
-    for earlier in promotion.decisions:
-        if earlier.principal_id == decision.principal_id:
+    for earlier in promotion.standing_decisions:
+        both = {earlier.principal_id, earlier.authority} & {decision.principal_id, decision.authority}
+        # Who approved may still say no before it is applied: nobody must be stuck with a yes that they regret.
+        regrets = decision.outcome is Outcome.REJECT and earlier.outcome is Outcome.APPROVE
+        if both and not regrets:
             raise AlreadyDecided(
-                f"{decision.principal_name} has decided on promotion {promotion.id} already: {earlier.outcome}.",
+                f"{earlier.principal_name} has decided on promotion {promotion.id} already: {earlier.outcome}.",
                 promotion=promotion.id,
                 state=promotion.state.value,
             )
     return replace(
         promotion,
-        decisions=(*promotion.decisions, decision),
+        decisions=(*promotion.decisions, replace(decision, round=promotion.round)),
         updated_at=decision.decided_at,
         revision=promotion.revision + 1,
     )
@@ -204,8 +292,11 @@ class Filter:
     alias: str | None = None
     states: tuple[State, ...] | None = None
     requested_by: str | None = None
-    among: tuple[tuple[str, str], ...] | None = None
-    """Only of these (model, alias)."""
+    among: tuple[AliasKey, ...] | None = None
+    """Only of these aliases."""
+    workspace: str | None = None
+    awaiting: str | None = None
+    """Only those that wait for decisions and on which this principal, by id, has not decided and had no hand in."""
 
 
 def no_promotion(promotion_id: str) -> NotFound:

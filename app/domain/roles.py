@@ -26,8 +26,11 @@ class Permission(StrEnum):
     PROMOTIONS_REQUEST = "promotions:request"
     PROMOTIONS_DECIDE = "promotions:decide"
     PROMOTIONS_ROLLBACK = "promotions:rollback"
+    PROMOTIONS_BREAK_GLASS = "promotions:break-glass"
+    CHECKS_POST = "checks:post"
     MODELS_RESOLVE = "models:resolve"
     POLICIES_READ = "policies:read"
+    POLICIES_ADMINISTER = "policies:administer"
     DEPLOYMENTS_READ = "deployments:read"
     DEPLOYMENTS_REPORT = "deployments:report"
     DELIVERIES_READ = "deliveries:read"
@@ -45,6 +48,7 @@ class Role(StrEnum):
     CONTRIBUTOR = "contributor"
     REQUESTER = "requester"
     APPROVER = "approver"
+    RESPONDER = "responder"
     DEPLOYER = "deployer"
     SERVING = "serving"
     AUDITOR = "auditor"
@@ -54,8 +58,9 @@ class Role(StrEnum):
 MEANINGS: Mapping[Role, str] = {
     Role.VIEWER: "Reads experiments, models, promotions and what is deployed.",
     Role.CONTRIBUTOR: "A viewer who also logs, registers, changes and deletes.",
-    Role.REQUESTER: "A contributor who also asks for promotions.",
+    Role.REQUESTER: "A contributor who also asks for promotions, and posts checks.",
     Role.APPROVER: "A viewer who also decides on promotions, where the policy names them, and asks for rollbacks.",
+    Role.RESPONDER: "A viewer who asks for rollbacks and, in an emergency, breaks the glass: that is reviewed.",
     Role.DEPLOYER: "Asks where the bytes of a model are, and reports what runs.",
     Role.SERVING: "Asks where the bytes of a model are, and nothing else.",
     Role.AUDITOR: "A viewer who also reads the audit log, the grants, deliveries and metrics.",
@@ -80,26 +85,37 @@ _CONTRIBUTOR = _VIEWER | {P.TRACKING_WRITE, P.TRACKING_DELETE, P.REGISTRY_WRITE,
 ROLE_PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
     Role.VIEWER: _VIEWER,
     Role.CONTRIBUTOR: _CONTRIBUTOR,
-    Role.REQUESTER: _CONTRIBUTOR | {P.PROMOTIONS_REQUEST},
+    Role.REQUESTER: _CONTRIBUTOR | {P.PROMOTIONS_REQUEST, P.CHECKS_POST},
     Role.APPROVER: _VIEWER | {P.PROMOTIONS_DECIDE, P.PROMOTIONS_ROLLBACK},
+    Role.RESPONDER: _VIEWER | {P.PROMOTIONS_ROLLBACK, P.PROMOTIONS_BREAK_GLASS},
     Role.DEPLOYER: frozenset({P.MODELS_RESOLVE, P.DEPLOYMENTS_READ, P.DEPLOYMENTS_REPORT}),
     Role.SERVING: frozenset({P.MODELS_RESOLVE}),
     Role.AUDITOR: _VIEWER | {P.AUDIT_READ, P.DELIVERIES_READ, P.METRICS_READ, P.GRANTS_READ},
     Role.ADMINISTRATOR: frozenset(P)
-    - {P.PROMOTIONS_REQUEST, P.PROMOTIONS_DECIDE, P.PROMOTIONS_ROLLBACK, P.DEPLOYMENTS_REPORT},
+    - {
+        P.PROMOTIONS_REQUEST,
+        P.PROMOTIONS_DECIDE,
+        P.PROMOTIONS_ROLLBACK,
+        P.PROMOTIONS_BREAK_GLASS,
+        P.CHECKS_POST,
+        P.DEPLOYMENTS_REPORT,
+    },
 }
 
 _WRITES = _CONTRIBUTOR - _VIEWER
 
 DENIED_WITH: Mapping[Role, frozenset[Permission]] = {
     Role.VIEWER: frozenset(P),
-    Role.CONTRIBUTOR: _WRITES | {P.PROMOTIONS_REQUEST},
-    Role.REQUESTER: frozenset({P.PROMOTIONS_REQUEST}),
+    Role.CONTRIBUTOR: _WRITES | {P.PROMOTIONS_REQUEST, P.CHECKS_POST},
+    Role.REQUESTER: frozenset({P.PROMOTIONS_REQUEST, P.CHECKS_POST}),
     Role.APPROVER: frozenset({P.PROMOTIONS_DECIDE, P.PROMOTIONS_ROLLBACK}),
+    Role.RESPONDER: frozenset({P.PROMOTIONS_BREAK_GLASS}),
     Role.DEPLOYER: frozenset({P.DEPLOYMENTS_REPORT}),
     Role.SERVING: frozenset({P.MODELS_RESOLVE}),
     Role.AUDITOR: frozenset({P.AUDIT_READ, P.DELIVERIES_READ, P.METRICS_READ, P.GRANTS_READ}),
-    Role.ADMINISTRATOR: frozenset({P.SERVER_ADMINISTER, P.GRANTS_ADMINISTER, P.IDENTITIES_ADMINISTER}),
+    Role.ADMINISTRATOR: frozenset(
+        {P.SERVER_ADMINISTER, P.POLICIES_ADMINISTER, P.GRANTS_ADMINISTER, P.IDENTITIES_ADMINISTER}
+    ),
 }
 """What a denial of a role takes away: what the role is for, and what rests on it. Who may not contribute cannot ask for
 promotions either; who is not even a viewer can do nothing."""
@@ -112,6 +128,8 @@ BOUND = _CONTRIBUTOR | {
     P.PROMOTIONS_REQUEST,
     P.PROMOTIONS_DECIDE,
     P.PROMOTIONS_ROLLBACK,
+    P.PROMOTIONS_BREAK_GLASS,
+    P.CHECKS_POST,
     P.DEPLOYMENTS_REPORT,
 }
 """What can be given or denied on a single model, experiment or workspace. The rest is about the server as a whole: a
@@ -129,16 +147,26 @@ SCOPE_PERMISSIONS: Mapping[Scope, frozenset[Permission]] = {
             P.PROMOTIONS_READ,
             P.PROMOTIONS_REQUEST,
             P.PROMOTIONS_ROLLBACK,
+            P.CHECKS_POST,
             P.POLICIES_READ,
             P.DEPLOYMENTS_READ,
         }
     ),
-    Scope.APPROVE: frozenset({P.PROMOTIONS_READ, P.PROMOTIONS_DECIDE, P.POLICIES_READ, P.DEPLOYMENTS_READ}),
+    Scope.APPROVE: frozenset(
+        {
+            P.PROMOTIONS_READ,
+            P.PROMOTIONS_DECIDE,
+            P.PROMOTIONS_BREAK_GLASS,
+            P.POLICIES_READ,
+            P.DEPLOYMENTS_READ,
+        }
+    ),
     Scope.RESOLVE: frozenset({P.MODELS_RESOLVE}),
     Scope.ADMIN: frozenset(
         {
             P.SERVER_ADMINISTER,
             P.POLICIES_READ,
+            P.POLICIES_ADMINISTER,
             P.DEPLOYMENTS_READ,
             P.DEPLOYMENTS_REPORT,
             P.DELIVERIES_READ,
@@ -151,8 +179,9 @@ SCOPE_PERMISSIONS: Mapping[Scope, frozenset[Permission]] = {
     ),
 }
 
-NOT_FOR_ONESELF = frozenset({Role.APPROVER, Role.REQUESTER})
-"""Roles that nobody has by a grant that they wrote themselves: requesting, approving and administering are distinct."""
+NOT_FOR_ONESELF = frozenset({Role.APPROVER, Role.REQUESTER, Role.RESPONDER})
+"""Roles that nobody has by a grant that they wrote themselves: requesting, approving and administering are distinct,
+and so is breaking the glass."""
 
 UNATTENDED = frozenset({Scope.TRACK, Scope.REGISTRY, Scope.PROMOTE, Scope.RESOLVE})
 """The scopes that something may hold which no person watches, such as CI: it can neither approve nor administer."""

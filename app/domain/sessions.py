@@ -44,11 +44,24 @@ class Session:
     principal_name: str
     provider: str
     created_at: datetime
-    authenticated_at: datetime
+    authenticated_at: datetime | None
     last_seen_at: datetime
     expires_at: datetime
     address: str
     user_agent: str
+    acr: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepUp:
+    """What a sign-in must be (RFC 9470 section 4): no older than ``max_age_s`` seconds, and of one of the ``acr``."""
+
+    max_age_s: int
+    acr: tuple[str, ...] = ()
+
+    @property
+    def acr_values(self) -> str:
+        return " ".join(self.acr)
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,14 +183,14 @@ class Proxy:
         if not plan.is_upload and isinstance(await guard(), Done):
             await exchange.answer.answer(200, ANSWERED, b"{}")
             return
-        if self._limited is None or (limits is None and route.message is None):
+        if self._limited is None or (limits is None and route.message is None and plan.creates is None):
             await self._carrier.carry(exchange, route, plan, judgement, guard)
             return
 
         async def carry(exchange: Exchange, judgement: Judgement) -> None:
             await self._carrier.carry(exchange, route, plan, judgement, guard)
 
-        await self._limited.carry(exchange, route, judgement, limits, carry)
+        await self._limited.carry(exchange, route, judgement, limits, carry, plan.creates)
         if judgement.phantoms is not None and judgement.phantoms.hides:
             # Afterwards, so that the time of the answer does not tell it from what does not exist.
             await self._tell(

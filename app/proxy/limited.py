@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 from app.domain.access import Permission, Principal
 from app.domain.canonical import serialise, serialise_query
+from app.domain.contributions import Hand
 from app.domain.errors import Forbidden, InvalidInput, NotFound
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.routes import BodyKind, Match, Route, RouteClass
@@ -21,12 +23,17 @@ from app.proxy.filtering import Lists, without_hidden_versions
 from app.proxy.headers import one
 from app.proxy.judging import Judgement
 from app.proxy.limiting import Asked, Limits
+from app.services.attributing import MOVES_ALIASES, Attributing
+from app.services.contributing import Contributing
 from app.services.owning import CHANGES_OWNERS, Owning
 from app.services.reach import Reach
 
 WORKSPACE = b"x-mlflow-workspace"
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61})[a-z0-9]")
 """A workspace's name, as MLflow takes it (2 to 63 characters)."""
+
+_NOTED = CHANGES_OWNERS | MOVES_ALIASES
+"""The messages of which is written down who had MLflow do it."""
 
 Carry = Callable[[Exchange, Judgement], Awaitable[None]]
 """Asks MLflow, and writes its answer to the end of the exchange."""
@@ -42,21 +49,34 @@ class _Judged:
 
 
 class Limited:
-    """What is different for principals who may see some models and experiments only.
+    """What is different for principals who may see some models and experiments only; and whose everything new is.
 
     Args:
         reach: knows of what something is.
         owning: is told when something was created.
+        contributing: is told who created what a version rests on.
+        attributing: is told who moved an alias.
         sealer: seals the tokens of our pages.
         routes: all that the proxy serves.
         has_workspaces: whether the MLflow server has workspaces.
     """
 
     def __init__(
-        self, reach: Reach, owning: Owning, sealer: Sealer, *, routes: Iterable[Route], has_workspaces: bool = False
+        self,
+        reach: Reach,
+        owning: Owning,
+        contributing: Contributing,
+        attributing: Attributing,
+        sealer: Sealer,
+        *,
+        routes: Iterable[Route],
+        has_workspaces: bool = False,
     ) -> None:
         self._reach = reach
         self._owning = owning
+        self._contributing = contributing
+        self._attributing = attributing
+        self._unfinished: set[asyncio.Task[Captured]] = set()
         self._lists = Lists(sealer)
         self._has_workspaces = has_workspaces
         self._judged: Mapping[tuple[str, str], _Judged] = {
@@ -100,16 +120,42 @@ class Limited:
         return Limits(self._reach, route, judged.rule, principal, exchange.workspace)
 
     async def carry(
-        self, exchange: Exchange, route: Route, judgement: Judgement, limits: Limits | None, carry: Carry
+        self,
+        exchange: Exchange,
+        route: Route,
+        judgement: Judgement,
+        limits: Limits | None,
+        carry: Carry,
+        creates: Hand | None = None,
     ) -> None:
-        """Have MLflow asked, and the caller answered what it may know of the answer."""
+        """Have MLflow asked, and the caller answered what it may know of the answer.
+
+        Args:
+            exchange: the request.
+            route: what it matched.
+            judgement: what was understood of it.
+            limits: of the principal, if it is limited.
+            carry: asks MLflow.
+            creates: what has an author when MLflow has answered well.
+        """
         if limits is not None and limits.rule.shows_versions and judgement.reading is None:
             judgement.reading = partial(without_hidden_versions, limits)
-        message = route.message.name if route.message and route.message.name in CHANGES_OWNERS else None
+        is_noted = creates is not None or (route.message is not None and route.message.name in _NOTED)
         is_list = limits is not None and limits.rule.list_of is not None and not judgement.phantoms
-        if message is None and not is_list and not judgement.phantoms and judgement.reading is None:
+        if not is_noted and not is_list and not judgement.phantoms and judgement.reading is None:
             await carry(exchange, judgement)
             return
+        ask = partial(self._ask, exchange, route, judgement, limits, carry)
+        if is_noted:
+            captured = await self._to_its_end(self._noted(exchange, route, judgement, ask, creates))
+        else:
+            captured = await ask()
+        await exchange.answer.answer(captured.status, captured.headers, captured.body)
+
+    async def _ask(
+        self, exchange: Exchange, route: Route, judgement: Judgement, limits: Limits | None, carry: Carry
+    ) -> Captured:
+        """MLflow's answer, as the caller may know it."""
 
         async def ask(judgement: Judgement) -> Captured:
             captured = Captured()
@@ -117,8 +163,7 @@ class Limited:
             await carry(replace(exchange, answer=captured), judgement)
             return captured
 
-        if is_list:
-            assert limits is not None  # else it is no list
+        if limits is not None and limits.rule.list_of is not None and not judgement.phantoms:
             assert judgement.understood is not None  # a limited principal's request is
 
             async def ask_for(asked: Asked) -> Captured:
@@ -134,11 +179,39 @@ class Limited:
             captured.hold(await judgement.reading(captured.body))
         if judgement.phantoms:
             captured.hold(judgement.phantoms.restore(captured.body))
-        if message and captured.status == 200:
-            assert exchange.principal is not None  # a judged message is nobody's who is unknown
-            fields = judgement.judged.fields if judgement.judged else {}
-            await self._owning.note(exchange.principal, message, fields, captured.body, exchange.workspace)
-        await exchange.answer.answer(captured.status, captured.headers, captured.body)
+        return captured
+
+    async def _noted(
+        self,
+        exchange: Exchange,
+        route: Route,
+        judgement: Judgement,
+        ask: Callable[[], Awaitable[Captured]],
+        creates: Hand | None,
+    ) -> Captured:
+        """MLflow's answer, when it is written down whose what it created is."""
+        principal = exchange.principal
+        assert principal is not None  # nobody who is unknown may create anything
+        fields = judgement.judged.fields if judgement.judged else {}
+        asked = await self._contributing.asks(principal, creates, fields) if creates else None
+        captured = await ask()
+        if captured.status == 200:
+            if creates:
+                await self._contributing.created(principal, creates, captured.body, asked)
+            if route.message and route.message.name in CHANGES_OWNERS:
+                await self._owning.note(principal, route.message.name, fields, captured.body, exchange.workspace)
+            if route.message and route.message.name in MOVES_ALIASES:
+                await self._attributing.note(principal, route.message.name, fields, exchange.workspace)
+            if route.message and route.message.name == "RenameRegisteredModel":
+                await self._contributing.renamed(fields)
+        return captured
+
+    async def _to_its_end(self, noted: Coroutine[None, None, Captured]) -> Captured:
+        """What was begun is ended and written down though the caller has gone: nobody sheds a hand by hanging up."""
+        task = asyncio.create_task(noted)
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+        return await asyncio.shield(task)
 
 
 def _judged(route: Route) -> _Judged:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+from app.domain.contributions import Hand, creation
 from app.domain.lanes import Lane, is_upload, lane_of, timeout_of
 from app.domain.routes import Route, RouteClass
 from app.proxy.capabilities import without_presigned
@@ -40,6 +41,8 @@ class Plan:
     rewrite: Rewrite | None
     protective: tuple[tuple[bytes, bytes], ...]
     """Headers that the caller is sent in the place of MLflow's."""
+    creates: Hand | None
+    """What has an author when MLflow has answered well."""
 
 
 def plan_of(
@@ -60,6 +63,7 @@ def plan_of(
         is_upload=is_upload(route),
         rewrite=_rewrite(route, openings, script),
         protective=protective(route, https=https),
+        creates=creation(route),
     )
 
 

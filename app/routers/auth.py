@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 
 from app.domain.access import Principal
@@ -14,9 +14,11 @@ from app.domain.errors import CountersignError, InvalidInput, NotAuthenticated, 
 from app.domain.grants import Effect
 from app.domain.identity import CredentialKind, PrincipalKind, Scope
 from app.domain.roles import UNATTENDED
-from app.domain.sessions import SIGN_IN_LASTS, cookies_of, one_cookie, safe_return
+from app.domain.sessions import SIGN_IN_LASTS, StepUp, cookies_of, one_cookie, safe_return
 from app.domain.tokens import SCOPE_MEANINGS
 from app.routers.access import CurrentPrincipal, GuardedRoute, authenticated, public
+from app.routers.browser_pages import step_up_query
+from app.routers.page_route import read_form
 from app.routers.pages import Action, asset_response, browser_name, error_page, page, page_of
 from app.routers.services import Services, ServicesOf
 from app.services.sign_in import Browser
@@ -26,7 +28,20 @@ router = APIRouter(prefix="/auth", tags=["sign-in"], route_class=GuardedRoute, i
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 MOST_SESSIONS = 50
 """On the account page; the API has them all."""
-MOST_FIELDS = 16
+LONGEST_STEP_UP_S = 86_400
+
+
+def _step_up(
+    max_age: Annotated[int | None, Query(ge=0, le=LONGEST_STEP_UP_S)] = None,
+    acr_values: Annotated[str, Query(max_length=1000, pattern=r"^[\x20-\x7e]*$")] = "",
+) -> StepUp | None:
+    """How the person must prove anew who they are (RFC 9470 section 4), where that is asked for."""
+    if max_age is None and not acr_values:
+        return None
+    return StepUp(LONGEST_STEP_UP_S if max_age is None else max_age, tuple(acr_values.split()))
+
+
+WantedStepUp = Annotated[StepUp | None, Depends(_step_up)]
 
 
 @router.get("/sign-in")
@@ -34,6 +49,7 @@ MOST_FIELDS = 16
 async def sign_in_page(
     request: Request,
     services: ServicesOf,
+    step_up: WantedStepUp,
     next_: Annotated[str, Query(alias="next")] = "",
     provider: str | None = None,
 ) -> Response:
@@ -42,7 +58,7 @@ async def sign_in_page(
         return elsewhere
     return_to = safe_return(next_)
     if provider is not None:
-        return RedirectResponse(_start_address(provider, return_to), 303)
+        return RedirectResponse(_start_address(provider, return_to, step_up), 303)
     cookies = cookies_of(services.public_url)
     held = _cookie(request, cookies.session)
     present = await _present(services, held)
@@ -59,7 +75,7 @@ async def sign_in_page(
                 "name": each.name,
                 "title": each.title,
                 "host": urlsplit(each.trusted.issuer).netloc,
-                "href": _start_address(each.name, return_to),
+                "href": _start_address(each.name, return_to, step_up),
             }
             for each in services.sign_in.providers
         ],
@@ -72,14 +88,18 @@ async def sign_in_page(
 @router.get("/sign-in/{provider}")
 @public("it is how somebody becomes known; it leads to the provider")
 async def start(
-    provider: str, request: Request, services: ServicesOf, next_: Annotated[str, Query(alias="next")] = ""
+    provider: str,
+    request: Request,
+    services: ServicesOf,
+    step_up: WantedStepUp,
+    next_: Annotated[str, Query(alias="next")] = "",
 ) -> Response:
     """Go to a provider."""
     if elsewhere := _other_address(request, services.public_url):
         return elsewhere
     cookies = cookies_of(services.public_url)
     try:
-        begun = await services.sign_in.start(provider, next_, _browser(request, services))
+        begun = await services.sign_in.start(provider, next_, _browser(request, services), step_up=step_up)
     except CountersignError as error:
         return page_of(error, public_url=services.public_url)
     answer = RedirectResponse(begun.url, 303, headers={"Cache-Control": "no-store", "Referrer-Policy": "same-origin"})
@@ -128,7 +148,7 @@ async def backchannel_logout(provider: str, request: Request, services: Services
     """End the sessions of a logout token (OpenID Connect Back-Channel Logout section 2.5)."""
     headers = {"Cache-Control": "no-store"}
     try:
-        token = (await _form(request)).get("logout_token", "")
+        token = (await read_form(request)).get("logout_token", "")
         await services.sign_in.end_by_provider(provider, token, _address(request))
     except (NotAuthenticated, InvalidInput, NotFound) as error:
         # Section 2.8: the status is 400 whatever is wrong.
@@ -267,8 +287,9 @@ def _signed_out(services: Services, onward: str | None) -> HTMLResponse:
     return page("signed_out.html", public_url=services.public_url, title="Signed out", onward=onward)
 
 
-def _start_address(provider: str, return_to: str) -> str:
-    return f"/auth/sign-in/{quote(provider, safe='')}?next={quote(return_to, safe='')}"
+def _start_address(provider: str, return_to: str, step_up: StepUp | None) -> str:
+    more = f"&{urlencode(step_up_query(step_up))}" if step_up else ""
+    return f"/auth/sign-in/{quote(provider, safe='')}?next={quote(return_to, safe='')}{more}"
 
 
 def _other_address(request: Request, public_url: str) -> Response | None:
@@ -323,25 +344,6 @@ def _once(pairs: list[tuple[str, str]]) -> dict[str, str]:
     if len(parameters) != len(pairs):
         raise SignInFailed("The provider's answer says something twice. Start again.")
     return parameters
-
-
-async def _form(request: Request) -> dict[str, str]:
-    """The fields of a form, each once.
-
-    Raises:
-        InvalidInput: it is something else.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/x-www-form-urlencoded":
-        raise InvalidInput("content-type", "expected application/x-www-form-urlencoded")
-    try:
-        pairs = parse_qsl((await request.body()).decode("ascii"), strict_parsing=True, max_num_fields=MOST_FIELDS)
-    except ValueError:
-        raise InvalidInput("body", "expected a form") from None
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise InvalidInput("body", "expected each field once")
-    return fields
 
 
 def _set(answer: Response, name: str, value: str, lasts_s: int, services: Services) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from app.domain.browsers import is_navigation, is_script_of_our_page
 from app.domain.errors import CountersignError, NotAuthenticated
+from app.domain.sessions import StepUp
 from app.ports import Page
 from app.routers.pages import page_of
 
@@ -45,6 +46,15 @@ class PagesForBrowsers:
         answer = page_of(error, public_url=self._public_url)
         headers = tuple(pair for pair in answer.raw_headers if pair[0] != b"content-length")
         return Page(answer.status_code, headers, bytes(answer.body))
+
+
+def step_up_address(step_up: StepUp) -> str:
+    """The sign-in page at which somebody who is signed in proves anew who they are."""
+    return f"{SIGN_IN}?{urlencode(step_up_query(step_up))}"
+
+
+def step_up_query(step_up: StepUp) -> dict[str, str]:
+    return {"max_age": str(step_up.max_age_s), **({"acr_values": step_up.acr_values} if step_up.acr else {})}
 
 
 def _has_credential(headers: Iterable[tuple[bytes, bytes]]) -> bool:

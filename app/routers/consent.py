@@ -6,19 +6,19 @@ no other page may frame, and a post from elsewhere is refused (``app.domain.brow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from app.domain.clients import origin_of_redirect, redirect_with
-from app.domain.errors import CountersignError, Forbidden, NotAuthenticated, NotFound, OAuthRefused
+from app.domain.errors import NotFound, OAuthRefused
 from app.domain.identity import Scope
 from app.domain.tokens import SCOPE_MEANINGS
-from app.routers.access import CurrentPrincipal, GuardedRoute, authenticated
+from app.routers.access import CurrentPrincipal, authenticated
 from app.routers.oauth import Form, read_parameters
-from app.routers.pages import page, page_of
+from app.routers.page_route import PageRoute
+from app.routers.pages import page
 from app.routers.services import Services, ServicesOf
 
 AUTHORIZE_PARAMETERS = (
@@ -31,28 +31,6 @@ AUTHORIZE_PARAMETERS = (
     "code_challenge_method",
 )
 """What the page sends again with the person's word, to be checked again."""
-
-
-class PageRoute(GuardedRoute):
-    """A route that people see: its refusals are pages, and the way to the sign-in page where a session is missing."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def answered(request: Request) -> Response:
-            services: Services = request.app.state.services
-            try:
-                return await handle(request)
-            except CountersignError as error:
-                if isinstance(error, NotAuthenticated) and request.method != "POST":
-                    raise
-                if isinstance(error, Forbidden):
-                    principal = getattr(request.state, "principal", None)
-                    what = f"{request.method} {request.url.path}"
-                    await services.audit.record_denial(principal, what=what, error=error)
-                return page_of(error, public_url=services.public_url)
-
-        return answered
 
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)

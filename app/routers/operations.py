@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from fastapi.responses import RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.domain.access import Permission
@@ -33,14 +32,6 @@ async def readyz(services: ServicesOf, response: Response) -> dict[str, object]:
         "status": "ready" if is_ready else "not ready",
         "parts": {part: problem or notes.get(part) or "ok" for part, problem in problems.items()},
     }
-
-
-@router.get("/console", include_in_schema=False)
-@router.get("/console/{page:path}", include_in_schema=False)
-@public("it only leads on")
-async def console() -> RedirectResponse:
-    """Where a person can decide: the API's own page, in which each call can be made with a token."""
-    return RedirectResponse("/control/docs")
 
 
 @router.get("/metrics", response_class=Response)

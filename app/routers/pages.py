@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from app.domain.errors import CountersignError, SignInFailed, Unavailable
+from app.domain.legible import legible, written_size
 from app.domain.problems import problem_of
 from app.telemetry import REQUEST_ID
 
@@ -90,6 +92,16 @@ _templates = Environment(
 )
 _templates.globals["asset"] = asset_address
 _templates.filters["moment"] = _moment
+_templates.filters["bytes"] = written_size
+_templates.filters["segment"] = lambda name: quote(str(name), safe="")
+
+
+def _legible(value: object) -> object:
+    return legible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+_console_templates = _templates.overlay(finalize=_legible)
+"""For pages that show what anybody has named or written. Not for forms that send a text of others back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +121,8 @@ START_AGAIN = Action("Sign in", "/auth/sign-in")
 def page(template: str, *, public_url: str, status: int = 200, **values: Any) -> HTMLResponse:  # noqa: ANN401  # a template's
     """A page of ours. Nothing in it may be framed, kept, or run that is not from here."""
     headers = _HEADERS | (_HSTS if urlsplit(public_url).scheme == "https" else {})
-    return HTMLResponse(_templates.get_template(template).render(**values), status_code=status, headers=headers)
+    templates = _console_templates if template.startswith("console/") else _templates
+    return HTMLResponse(templates.get_template(template).render(**values), status_code=status, headers=headers)
 
 
 def error_page(

@@ -34,6 +34,7 @@ async def get_me(principal: CurrentPrincipal) -> MeAnswer:
         credential=principal.credential.kind,
         scopes=None if principal.scopes is None else sorted(principal.scopes),
         authenticated_at=principal.credential.authenticated_at,
+        acr=principal.credential.acr,
     )
 
 

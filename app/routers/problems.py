@@ -17,14 +17,17 @@ from starlette.types import Message, Receive
 from app.domain.errors import (
     CountersignError,
     Forbidden,
+    InsufficientAuthentication,
     InsufficientScope,
     NotAuthenticated,
     TooManyRequests,
     Unavailable,
     UnknownRoute,
 )
-from app.domain.problems import challenge, insufficient_scope, problem_of
+from app.domain.problems import challenge, insufficient_authentication, insufficient_scope, problem_of
+from app.domain.sessions import StepUp
 from app.ports import Page
+from app.routers.browser_pages import step_up_address
 from app.routers.services import Services
 from app.services.throttling import key_of
 from app.telemetry import DENIALS
@@ -100,6 +103,10 @@ async def _countersign_error(request: Request, error: Exception) -> Response:
         headers["WWW-Authenticate"] = challenge(error, public_url=services.public_url)
     if isinstance(error, InsufficientScope):
         headers["WWW-Authenticate"] = insufficient_scope(error, public_url=services.public_url)
+    if isinstance(error, InsufficientAuthentication):
+        headers["WWW-Authenticate"] = insufficient_authentication(error, public_url=services.public_url)
+        step_up = StepUp(error.max_age_s, tuple(error.acr_values.split()))
+        error.details["sign_in"] = services.public_url + step_up_address(step_up)
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, NotAuthenticated | Forbidden):

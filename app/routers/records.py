@@ -1,4 +1,4 @@
-"""``/policies`` and ``/audit``: what holds, and what happened."""
+"""``/audit``: what happened."""
 
 from __future__ import annotations
 
@@ -10,20 +10,11 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from app.domain.access import Permission
-from app.domain.policies import document_of
-from app.routers.access import CurrentPrincipal, GuardedRoute, needs
+from app.routers.access import GuardedRoute, needs
 from app.routers.schemas.shared import Answer, Limit
 from app.routers.services import ServicesOf
 
 router = APIRouter(route_class=GuardedRoute)
-
-
-class PolicyAnswer(Answer):
-    """The revision of a policy that is in force."""
-
-    name: str
-    revision: int
-    document: Mapping[str, object]
 
 
 class AuditEntryAnswer(Answer):
@@ -49,16 +40,6 @@ class VerificationAnswer(Answer):
     entries: int
     last_hash: str
     problem: str | None
-
-
-@router.get("/policies", response_model=list[PolicyAnswer], tags=["policies"])
-@needs(Permission.POLICIES_READ, somewhere=True)
-async def list_policies(principal: CurrentPrincipal, services: ServicesOf) -> list[PolicyAnswer]:
-    """The policies in force, by name; not those of a single model that you may not read."""
-    return [
-        PolicyAnswer(name=policy.name, revision=policy.revision, document=document_of(policy))
-        for policy in await services.configuration.policies(principal)
-    ]
 
 
 @router.get("/audit", response_model=AuditPage, tags=["audit"])

@@ -12,17 +12,21 @@ from app.ports import BrowserPages
 from app.services.aliases import Aliases
 from app.services.authentication import Authentication
 from app.services.callbacks import Callbacks
-from app.services.configuration import Configuration
+from app.services.checks import Checks
+from app.services.comments import Comments
+from app.services.delegations import Delegations
 from app.services.deliveries import Deliveries
 from app.services.deployments import Deployments
 from app.services.explaining import Explaining
 from app.services.grants import Grants
 from app.services.health import Health
 from app.services.logins import Logins
+from app.services.policies import Policies
 from app.services.principals import Principals
 from app.services.promotions import Promotions
 from app.services.recording import AuditTrail
 from app.services.resolution import Resolver
+from app.services.reviews import Reviews
 from app.services.sessions import Sessions
 from app.services.sign_in import SignIn
 from app.services.throttling import Throttle
@@ -34,9 +38,13 @@ from app.services.tokens import Tokens
 class Services:
     authentication: Authentication
     promotions: Promotions
+    checks: Checks
+    comments: Comments
+    reviews: Reviews
+    delegations: Delegations
     aliases: Aliases
     resolver: Resolver
-    configuration: Configuration
+    policies: Policies
     deployments: Deployments
     callbacks: Callbacks
     deliveries: Deliveries

@@ -25,7 +25,9 @@ class SessionAnswer(Answer):
     principal_name: str
     provider: str = Field(description="The short name of the provider where they signed in.")
     created_at: datetime
-    authenticated_at: datetime = Field(description="When they last proved to the provider who they are.")
+    authenticated_at: datetime | None = Field(
+        description="When they last proved to the provider who they are, if it says so."
+    )
     last_seen_at: datetime = Field(description="The last request, to the minute.")
     expires_at: datetime = Field(description="The latest end, however much it is used.")
     address: str

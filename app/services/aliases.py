@@ -8,8 +8,9 @@ from datetime import datetime
 
 from app.domain.access import Permission, Principal, may
 from app.domain.errors import NotFound
+from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.names import check_alias, check_model, no_model
-from app.domain.promotions import Promotion
+from app.domain.promotions import AliasKey, Promotion
 from app.ports import ModelRegistry
 from app.services.recording import UnitOfWorkFactory
 from app.services.resources import model_for
@@ -43,7 +44,7 @@ class Aliases:
             return await self._at(principal, model, alias, at)
         async with self._unit_of_work() as work:
             is_readable = may(principal, Permission.PROMOTIONS_READ, await model_for(work, principal, model, alias))
-            holder = await work.aliases.get(model, alias)
+            holder = await work.aliases.get(AliasKey(DEFAULT_WORKSPACE, model, alias))
         if not is_readable:
             # Asked and then kept back: neither the answer nor how long it takes tells whether there is such a model.
             await self._registry.get_model(model)
@@ -72,4 +73,4 @@ class Aliases:
         async with self._unit_of_work() as work:
             if not may(principal, Permission.PROMOTIONS_READ, await model_for(work, principal, model, alias)):
                 return []
-            return await work.promotions.history(model, alias, until=until, limit=limit)
+            return await work.promotions.history(AliasKey(DEFAULT_WORKSPACE, model, alias), until=until, limit=limit)

@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from app.adapters.postgres.unit_of_work import UnitOfWork
-from app.domain.access import Permission, Principal, may
 from app.domain.audit import OPERATOR, Entry
 from app.domain.deployments import Target
+from app.domain.differences import Change, Document
 from app.domain.errors import InvalidInput, WouldLockOut
 from app.domain.explaining import administered_by
-from app.domain.grants import Grant, grant_document, grant_from_document, is_pattern
-from app.domain.policies import DEFAULT_POLICY, Policy, document_of, policy_from_document
+from app.domain.grants import Grant, grant_document, grant_from_document
+from app.domain.policies import Policy
+from app.domain.policies.revisions import Retirement, policy_or_retirement
+from app.domain.policies.satisfying import Problem
+from app.domain.sources import Source, check_texts
 from app.ports import Clock
 from app.services.grants import record_grant
+from app.services.policies import Policies
 from app.services.recording import UnitOfWorkFactory
-from app.services.resources import models_for
 
-Document = Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What applying a document did, or would do: the document that was, and the one that is."""
-
-    kind: str
-    name: str
-    action: str
-    before: Document | None = None
-    after: Document | None = None
-
-    @property
-    def changes(self) -> bool:
-        """Whether there is a difference at all."""
-        return self.before != self.after
-
-    def __str__(self) -> str:
-        return f"{self.kind.lower()} {self.name}: {self.action}"
+Item = Policy | Retirement | Target | Grant
 
 
 class Configuration:
@@ -47,31 +30,17 @@ class Configuration:
     Args:
         unit_of_work: our database.
         clock: the present.
+        policies: writes those of the documents.
         settings: the operator's own grants (``COUNTERSIGN_ROLES``), as far as they are known here.
     """
 
-    def __init__(self, unit_of_work: UnitOfWorkFactory, clock: Clock, settings: Iterable[Grant] = ()) -> None:
+    def __init__(
+        self, unit_of_work: UnitOfWorkFactory, clock: Clock, policies: Policies, settings: Iterable[Grant] = ()
+    ) -> None:
         self._unit_of_work = unit_of_work
         self._clock = clock
+        self._policies = policies
         self._settings = tuple(settings)
-
-    async def ensure_default_policy(self) -> None:
-        """Protect a fresh installation. Does nothing when there is any policy."""
-        async with self._unit_of_work() as work:
-            if not await work.policies.in_force():
-                await self._put_policy(work, DEFAULT_POLICY)
-                await work.commit()
-
-    async def policies(self, principal: Principal) -> Sequence[Policy]:
-        """Those in force; a policy of one model alone is for who may read that model."""
-        async with self._unit_of_work() as work:
-            policies = await work.policies.in_force()
-            resources = await models_for(work, principal, [(policy.models, None) for policy in policies])
-        return [
-            policy
-            for policy, resource in zip(policies, resources, strict=True)
-            if is_pattern(policy.models) or may(principal, Permission.POLICIES_READ, resource)
-        ]
 
     async def apply(
         self,
@@ -84,23 +53,32 @@ class Configuration:
         """Bring policies, targets and grants to what the documents say, all of them or none.
 
         Args:
-            documents: as they were read.
+            documents: as they were read; a ``Source`` knows where in a file its parts are.
             dry_run: change nothing.
-            prune: remove the grants that the documents do not name.
+            prune: remove the grants that the documents do not name. Policies are not removed by being left out: what
+                is not protected any more is said (``retired: true``).
             force: even if nobody administers any more.
 
         Raises:
-            InvalidInput: names the document and the field, and what was expected.
+            InvalidInput: names each document and field that is wrong, its line, and what was expected.
             WouldLockOut: somebody administers now, and nobody would.
         """
-        parsed = [_parse(index, document) for index, document in enumerate(documents, start=1)]
-        _check_named_once(parsed)
+        sources = [each if isinstance(each, Source) else Source(each) for each in documents]
+        parsed = _parse_all(sources)
         async with self._unit_of_work() as work:
             changes = [await self._put_target(work, item) for item in parsed if isinstance(item, Target)]
-            for policy in (item for item in parsed if isinstance(item, Policy)):
-                if missing := await work.targets.missing(policy.targets):
-                    raise InvalidInput(f"policy {policy.name}: targets", f"there is no target {', '.join(missing)}")
-                changes.append(await self._put_policy(work, policy))
+            policies = [item for item in parsed if isinstance(item, Policy | Retirement)]
+            if policies:
+                await work.policies.lock()
+                problems = await self._policies.examine(work, policies)
+                _refuse(
+                    _located(source, index, path, reason)
+                    for index, (source, item) in enumerate(zip(sources, parsed, strict=True), start=1)
+                    if isinstance(item, Policy | Retirement)
+                    for path, reason in problems.get(item.name, ())
+                )
+                written = await self._policies.write(work, policies, actor=OPERATOR, by=OPERATOR.name)
+                changes += [each.change for each in written]
             grants = [item for item in parsed if isinstance(item, Grant)]
             changes += await self._put_grants(work, grants, prune=prune, force=force)
             if not dry_run:
@@ -140,19 +118,6 @@ class Configuration:
             "the gateway runs, set it here too; or say --force."
         )
 
-    async def _put_policy(self, work: UnitOfWork, policy: Policy) -> Change:
-        present = {item.name: item for item in await work.policies.in_force()}.get(policy.name)
-        if present and replace(present, revision=policy.revision) == policy:
-            document = document_of(present)
-            return Change("Policy", policy.name, f"unchanged (revision {present.revision})", document, document)
-        now = self._clock.now()
-        added = await work.policies.add(policy, at=now, by=OPERATOR.name)
-        work.record(
-            Entry(now, OPERATOR, "policy.revised", f"{added.name}/{added.revision}", {"document": document_of(added)})
-        )
-        action = f"revision {added.revision}" if present else "created"
-        return Change("Policy", added.name, action, document_of(present) if present else None, document_of(added))
-
     async def _put_target(self, work: UnitOfWork, target: Target) -> Change:
         present = {item.name: item for item in await work.targets.all()}.get(target.name)
         if present == target:
@@ -164,29 +129,51 @@ class Configuration:
         return Change("Target", target.name, "changed" if present else "created", before, _target_document(target))
 
 
-def _check_named_once(parsed: Iterable[Policy | Target | Grant]) -> None:
+def _parse_all(sources: Sequence[Source]) -> list[Item]:
+    parsed: list[Item] = []
+    problems: list[Problem] = []
     seen: set[tuple[str, str]] = set()
-    for item in parsed:
-        if (key := (type(item).__name__, item.name)) in seen:
-            raise InvalidInput(f"{key[0].lower()} {item.name}", "expected each name once in all files")
-        seen.add(key)
+    for index, source in enumerate(sources, start=1):
+        try:
+            item = _parse(source.document)
+        except InvalidInput as error:
+            problems += [_located(source, index, path, expected) for path, expected in error.problems]
+            continue
+        kind = "Policy" if isinstance(item, Retirement) else type(item).__name__
+        if (kind, item.name) in seen:
+            problems.append(_located(source, index, "name", f"expected each {kind.lower()} once in all files"))
+        seen.add((kind, item.name))
+        parsed.append(item)
+    _refuse(problems)
+    return parsed
 
 
-def _parse(index: int, document: object) -> Policy | Target | Grant:
+def _located(source: Source, index: int, path: str, expected: str) -> Problem:
+    """The line, if there is a file; else which document it is, as it counts and calls itself."""
+    if source.file:
+        return source.where(path), f"{path}: {expected}" if path else expected
+    name = source.document.get("name", "unnamed") if isinstance(source.document, Mapping) else None
+    document = f"document {index}" + ("" if name is None else f" ({name!s:.100})")
+    return f"{document}, {path}" if path else document, expected
+
+
+def _refuse(problems: Iterable[Problem]) -> None:
+    if found := list(problems):
+        raise InvalidInput.of_all(found)
+
+
+def _parse(document: object) -> Item:
     if not isinstance(document, Mapping):
-        raise InvalidInput(f"document {index}", "expected an object with `kind: Policy`, `Target` or `Grant`")
-    try:
-        match document.get("kind"):
-            case "Policy":
-                return policy_from_document(document, revision=0)
-            case "Target":
-                return _target(document)
-            case "Grant":
-                return grant_from_document(document)
-    except InvalidInput as error:
-        where = f"document {index} ({document.get('name', 'unnamed')}), {error.details['field']}"
-        raise InvalidInput(where, error.message.partition(": ")[2]) from None
-    raise InvalidInput(f"document {index}: kind", "expected Policy, Target or Grant")
+        raise InvalidInput("", "expected an object with `kind: Policy`, `Target` or `Grant`")
+    check_texts(document)
+    match document.get("kind"):
+        case "Policy":
+            return policy_or_retirement(document)
+        case "Target":
+            return _target(document)
+        case "Grant":
+            return grant_from_document(document)
+    raise InvalidInput("kind", "expected Policy, Target or Grant")
 
 
 def _target(document: Mapping[str, object]) -> Target:

@@ -8,10 +8,11 @@ from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.access import Permission, Principal, holds_somewhere, may, require
 from app.domain.audit import Actor, Entry
 from app.domain.deployments import Deployment, Report, given_up, no_deployment, observed
+from app.domain.grants import Resource
 from app.ports import Clock
 from app.services.applying import settle_rollout
 from app.services.recording import UnitOfWorkFactory, actor_of
-from app.services.resources import model_for, models_for
+from app.services.resources import model_for
 
 
 class Deployments:
@@ -42,7 +43,7 @@ class Deployments:
             require(principal, Permission.DEPLOYMENTS_REPORT)
         async with self._unit_of_work() as work:
             deployment = await self._readable(work, principal, deployment_id)
-            require(principal, Permission.DEPLOYMENTS_REPORT, await model_for(work, principal, deployment.model))
+            require(principal, Permission.DEPLOYMENTS_REPORT, await _resource(work, principal, deployment))
 
     async def callback_secret_of(self, deployment_id: str) -> str:
         """The reference of the secret with which the deployer signs. Raises ``NotFound``."""
@@ -119,12 +120,16 @@ class Deployments:
 
 async def _of(work: UnitOfWork, principal: Principal, found: list[Deployment]) -> list[Deployment]:
     """Those of models of which the principal may know what is deployed."""
-    resources = await models_for(work, principal, [(deployment.model, None) for deployment in found])
+    resources = [await _resource(work, principal, deployment) for deployment in found]
     return [
         deployment
         for deployment, resource in zip(found, resources, strict=True)
         if may(principal, Permission.DEPLOYMENTS_READ, resource)
     ]
+
+
+async def _resource(work: UnitOfWork, principal: Principal, deployment: Deployment) -> Resource:
+    return await model_for(work, principal, deployment.model, workspace=deployment.workspace)
 
 
 async def _locked(work: UnitOfWork, deployment_id: str) -> Deployment:

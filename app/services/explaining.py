@@ -14,7 +14,6 @@ from app.domain.identity import Identity, unseen
 from app.domain.policies import ApprovalRule, policy_for
 from app.domain.promotions import Promotion, no_promotion
 from app.domain.roles import DENIED_WITH, ROLE_PERMISSIONS, Permission, Role
-from app.services.promotions import rules_of
 from app.services.recording import UnitOfWorkFactory
 
 
@@ -136,7 +135,13 @@ class Explaining:
         promotion = None
         if question.promotion is not None:
             promotion = await self._promotion(work, question.promotion, reader)
-            question = replace(question, model=promotion.model, alias=promotion.alias, experiment=None)
+            question = replace(
+                question,
+                model=promotion.model,
+                alias=promotion.alias,
+                workspace=promotion.workspace,
+                experiment=None,
+            )
         resource = await _with_owner(work, question.resource, reader)
         permission = _permission(question, principal, resource)
         explanation = explain(principal, permission, resource, grants=grants)
@@ -149,7 +154,8 @@ class Explaining:
 
     async def _promotion(self, work: UnitOfWork, promotion_id: str, reader: Principal | None) -> Promotion:
         promotion = await work.promotions.get(promotion_id)
-        on = await _with_owner(work, Resource(ResourceKind.MODEL, promotion.model, promotion.alias), None)
+        on = Resource(ResourceKind.MODEL, promotion.model, promotion.alias, promotion.workspace)
+        on = await _with_owner(work, on, None)
         if reader is not None and not may(reader, Permission.PROMOTIONS_READ, on):
             raise no_promotion(promotion_id)
         return promotion
@@ -186,6 +192,8 @@ async def _rules(
     work: UnitOfWork, resource: Resource, promotion: Promotion | None
 ) -> tuple[Sequence[ApprovalRule] | None, str | None]:
     if promotion is not None:
-        return rules_of(promotion), promotion.requested_by
-    policy = policy_for(await work.policies.in_force(), resource.name, resource.alias or "")
+        return promotion.rules, promotion.requested_by
+    policy = policy_for(
+        await work.policies.in_force(), resource.name, resource.alias or "", workspace=resource.workspace
+    )
     return (policy.approvals if policy else None), None

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from copy import copy
 
+from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.access import Principal
 from app.domain.errors import NotAuthenticated
 from app.domain.grants import EVERYBODY, Access, Grant, applying_to
@@ -132,3 +133,26 @@ class GrantBook:
             is_same = await work.grants.fingerprint() == fingerprint
         self._fingerprint = fingerprint if is_same else None
         return Book((*self._settings, *grants), disabled=disabled, epoch=epoch)
+
+
+class PresentGrants:
+    """The grants as a transaction sees them, for the few questions where a second is too old.
+
+    Args:
+        settings: the operator's own grants (``COUNTERSIGN_ROLES``).
+    """
+
+    def __init__(self, settings: Iterable[Grant] = ()) -> None:
+        self._settings = tuple(settings)
+        self._fingerprint = ""
+        self._book: Book | None = None
+
+    async def book(self, work: UnitOfWork) -> Book:
+        """All grants; compiled anew only when they changed."""
+        fingerprint = await work.grants.fingerprint()
+        if self._book is None or fingerprint != self._fingerprint:
+            grants = [stored.grant for stored in await work.grants.all()]
+            if await work.grants.fingerprint() != fingerprint:
+                return Book((*self._settings, *grants))
+            self._book, self._fingerprint = Book((*self._settings, *grants)), fingerprint
+        return self._book

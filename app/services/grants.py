@@ -363,7 +363,12 @@ async def _check_not_for_oneself(
         )
 
 
-_OF_OTHERS = (Permission.PROMOTIONS_REQUEST, Permission.PROMOTIONS_DECIDE, Permission.PROMOTIONS_ROLLBACK)
+_OF_OTHERS = (
+    Permission.PROMOTIONS_REQUEST,
+    Permission.PROMOTIONS_DECIDE,
+    Permission.PROMOTIONS_ROLLBACK,
+    Permission.CHECKS_POST,
+)
 
 
 def _check_precondition(name: str, present: StoredGrant | None, *, if_match: str | None, if_none_match: bool) -> None:

@@ -8,21 +8,23 @@ MLflow itself (``app/services/holders.py``). One question of ``Guard``, one meth
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from app.adapters.postgres.aliases import Governance
-from app.domain.access import Permission, Principal, may, require
+from app.domain.access import Permission, Principal, authorise, may, require
 from app.domain.errors import Governed, InvalidInput, NotFound, PromotionRequired, Unresolvable
 from app.domain.grants import DEFAULT_WORKSPACE, fold
 from app.domain.grants import model as model_called
 from app.domain.names import check_alias, check_experiment, check_identifier, check_model, check_version
 from app.domain.policies import Policy, policy_for
-from app.domain.promotions import OPEN, Kind, Promotion
+from app.domain.promotions import OPEN, AliasKey, Kind, Promotion, State
 from app.domain.routes import Done, Forward, Guard, Ruling
 from app.domain.storage import ancestors, artifact_root, is_below, paths_below
+from app.domain.verdicts import Deny
 from app.ports import ModelRegistry
 from app.services.holders import AliasHolder, AliasHoldersInMlflow
-from app.services.promotions import Promotions, waits_for
+from app.services.promotions import Promotions, waits_for_in_short
 from app.services.recording import UnitOfWorkFactory
 
 PROMPT_MARK = "mlflow.prompt.is_prompt"
@@ -37,22 +39,14 @@ PROMPT_CONTENT = frozenset(
 )
 """The tags of a version that are what ``mlflow.genai.load_prompt`` returns (``mlflow/prompt/constants.py``)."""
 
-_OF_MODELS = frozenset(
-    {
-        Guard.ALIAS_SET,
-        Guard.ALIAS_DELETE,
-        Guard.VERSION_DELETE,
-        Guard.VERSION_TAG,
-        Guard.STAGE_TRANSITION,
-        Guard.MODEL_TAG,
-        Guard.MODEL_DELETE,
-        Guard.MODEL_RENAME,
-    }
-)
-"""The questions about a model by its name, which says something else in another workspace."""
+_OF_ARTIFACTS = frozenset({Guard.ARTIFACT_WRITE, Guard.ARTIFACT_DELETE})
+"""The questions about a path, which MLflow reads below the folder of the workspace."""
+
+AT_ONCE_S = 10.0
+"""How long a native call waits for a promotion that nothing holds up; MLflow's client waits for 120 s."""
 
 _Fields = Mapping[str, str]
-_Check = Callable[[Principal, _Fields], Awaitable[Ruling]]
+_Check = Callable[[Principal, _Fields, str], Awaitable[Ruling]]
 
 
 def link_to(public_url: str, promotion_id: str) -> str:
@@ -103,53 +97,25 @@ class RegistryGuard:
         self, guard: Guard, principal: Principal, fields: Mapping[str, str], workspace: str = DEFAULT_WORKSPACE
     ) -> Ruling:
         """Yes, already done, or an error that says which policy and promotion forbid it."""
-        if workspace != DEFAULT_WORKSPACE:
-            return await self._check_elsewhere(guard, principal, fields, workspace)
+        if guard in _OF_ARTIFACTS and workspace != DEFAULT_WORKSPACE and not is_below(fields["path"], "workspaces"):
+            fields = {**fields, "path": f"workspaces/{workspace}/{fields['path']}"}
         try:
-            return await self._checks[guard](principal, fields)
+            return await self._checks[guard](principal, fields, workspace)
         except Governed as error:
-            if error.model is None or await self._may_read(principal, error.model):
+            if error.model is None or await self._may_read(principal, error.model, error.workspace):
                 raise
             raise Governed(
                 "A promotion of a model that you may not see rests on this: it cannot be changed or deleted. An "
                 "administrator can say which."
             ) from None
 
-    async def _may_read(self, principal: Principal, name: str) -> bool:
-        resource = model_called(name)
+    async def _may_read(self, principal: Principal, name: str, workspace: str) -> bool:
+        resource = model_called(name, workspace=workspace)
         if may(principal, Permission.REGISTRY_READ, resource):
             return True
         async with self._unit_of_work() as work:
-            owners = await work.owners.of("model", DEFAULT_WORKSPACE, [name])
+            owners = await work.owners.of("model", workspace, [name])
         return may(principal, Permission.REGISTRY_READ, replace(resource, owner=owners.get(name)))
-
-    async def _check_elsewhere(self, guard: Guard, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
-        """The ledger knows the models of the default workspace only: none of another is judged by what it knows.
-
-        Runs, logged models and artifacts are known by ids and paths, of which each is in one workspace.
-        """
-        if guard in _OF_MODELS and not _is_plain_tag(guard, fields):
-            await self._unprotected_elsewhere(guard, fields, workspace)
-        if guard in {Guard.ALIAS_SET, Guard.ALIAS_DELETE}:
-            await self._require_on(principal, fields["name"], fields["alias"], workspace)
-        if guard in _OF_MODELS or guard is Guard.VERSION_CREATE:
-            return Forward()
-        if guard in {Guard.ARTIFACT_WRITE, Guard.ARTIFACT_DELETE} and not is_below(fields["path"], "workspaces"):
-            fields = {**fields, "path": f"workspaces/{workspace}/{fields['path']}"}
-        return await self._checks[guard](principal, fields)
-
-    async def _unprotected_elsewhere(self, guard: Guard, fields: _Fields, workspace: str) -> None:
-        async with self._unit_of_work() as work:
-            policies = await work.policies.in_force()
-        alias = fields.get("alias") or (fields.get("stage") if guard is Guard.STAGE_TRANSITION else None)
-        for name in {fields["name"], fields.get("new_name", fields["name"])}:
-            for policy in policies:
-                if policy.protects(name, alias if alias is not None else policy.alias):
-                    raise Governed(
-                        f"Policy '{policy.name}' protects alias '{policy.alias}' of model '{name}', and promotions are "
-                        f"made in the default workspace only: in workspace '{workspace}' this cannot be done.",
-                        policy=policy.name,
-                    )
 
     async def _require_on(
         self, principal: Principal, name: str, alias: str, workspace: str, permission: Permission | None = None
@@ -166,21 +132,28 @@ class RegistryGuard:
                 owners = await work.owners.of("model", workspace, [name])
             require(principal, permission, replace(resource, owner=owners.get(name)))
 
-    async def _alias_set(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _alias_set(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         """The native call: MLflow's own client asks to move an alias, and so asks for a promotion."""
         model = check_model(fields["name"], field="name")
         alias = check_alias(fields["alias"])
         version = check_version(fields["version"])
-        policy = await self._policy(model, alias)
+        key = AliasKey(workspace, model, alias)
+        policy = await self._policy(key)
         if policy is None:
-            await self._require_on(principal, model, alias, DEFAULT_WORKSPACE)
+            await self._not_a_companion(key)
+            await self._require_on(principal, model, alias, workspace)
             return Forward()
-        if await self._holds(model, alias, version):
+        if await self._holds(key, version):
             return Done()
-        await self._require_on(principal, model, alias, DEFAULT_WORKSPACE, Permission.PROMOTIONS_REQUEST)
+        await self._require_on(principal, model, alias, workspace, Permission.PROMOTIONS_REQUEST)
         try:
             promotion, _ = await self._promotions.create(
-                principal, model=model, alias=alias, version=version, reason="asked for through MLflow's API"
+                principal,
+                workspace=workspace,
+                model=model,
+                alias=alias,
+                version=version,
+                reason="asked for through MLflow's API",
             )
         except Unresolvable as error:  # a prompt, whose content is no file, or a version whose bytes lie elsewhere
             raise Governed(
@@ -188,6 +161,10 @@ class RegistryGuard:
                 f"bytes that one could pin: {error.message}",
                 policy=policy.name,
             ) from None
+        if promotion.state in {State.APPROVED, State.APPLYING}:
+            promotion = await self._promotions.follow(promotion, until=_is_applied, timeout_s=AT_ONCE_S)
+        if _is_applied(promotion) and promotion.alias_moved:
+            return Done()
         link = link_to(self._public_url, promotion.id)
         raise PromotionRequired(
             f"{_protected(policy, model, alias)}: it moves only through a promotion. {_where(promotion)} "
@@ -197,22 +174,38 @@ class RegistryGuard:
             link=link,
         )
 
-    async def _alias_delete(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _alias_delete(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         model, alias = fields["name"], fields["alias"]
-        policy = await self._policy(model, alias)
+        key = AliasKey(workspace, model, alias)
+        policy = await self._policy(key)
         if policy is None:
-            await self._require_on(principal, model, alias, DEFAULT_WORKSPACE)
+            await self._not_a_companion(key)
+            await self._require_on(principal, model, alias, workspace)
             return Forward()
         async with self._unit_of_work() as work:
-            holder = await work.aliases.get(model, alias)
+            holder = await work.aliases.get(key)
         by = f"promotion {holder.promotion_id} put version {holder.version} there" if holder else "no promotion did"
         raise Governed(
-            f"{_protected(policy, model, alias)} and cannot be deleted; {by}.",
+            f"{_protected(policy, model, alias)} and cannot be deleted; {by}. Promote another version instead.",
             policy=policy.name,
             promotion=holder.promotion_id if holder else None,
         )
 
-    async def _version_create(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _not_a_companion(self, key: AliasKey) -> None:
+        """An alias that a policy moves together with a protected one moves with it alone."""
+        async with self._unit_of_work() as work:
+            policies = await work.policies.in_force()
+        for policy in policies:
+            previous = policy.companions.previous
+            is_meant = previous is not None and fold(previous) == fold(key.alias)
+            if is_meant and policy.protects(key.model, policy.alias, workspace=key.workspace):
+                raise Governed(
+                    f"Alias '{key.alias}' of model '{key.model}' moves together with '{policy.alias}', as policy "
+                    f"'{policy.name}' says, and not by itself.",
+                    policy=policy.name,
+                )
+
+    async def _version_create(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         """A new version governs nothing, wherever it says its bytes are, and MLflow checks what it says.
 
         What cannot be resolved to bytes below our root cannot be promoted (``app/domain/storage.py``): neither another
@@ -220,19 +213,21 @@ class RegistryGuard:
         """
         return Forward()
 
-    async def _version_delete(self, principal: Principal, fields: _Fields) -> Ruling:
-        await self._version_untouched(fields, f"Version {fields['version']} of model '{fields['name']}'", "deleted")
+    async def _version_delete(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
+        await self._version_untouched(
+            fields, workspace, f"Version {fields['version']} of model '{fields['name']}'", "deleted"
+        )
         return Forward()
 
-    async def _version_tag(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _version_tag(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         if fold(fields["key"]) in PROMPT_CONTENT:
             what = f"The content of version {fields['version']} of prompt '{fields['name']}'"
-            await self._version_untouched(fields, what, "changed")
+            await self._version_untouched(fields, workspace, what, "changed")
         return Forward()
 
-    async def _stage_transition(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _stage_transition(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         """``models:/m/Production`` would be a second, ungoverned pointer beside an alias of that name."""
-        if policy := await self._policy(fields["name"], fields["stage"]):
+        if policy := await self._policy(AliasKey(workspace, fields["name"], fields["stage"])):
             raise Governed(
                 f"Alias '{policy.alias}' of model '{fields['name']}' is governed by policy '{policy.name}': a stage of "
                 f"that name, which MLflow has deprecated, would be a second way to name what is there. Use aliases.",
@@ -240,22 +235,34 @@ class RegistryGuard:
             )
         return Forward()
 
-    async def _model_tag(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _model_tag(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         if fold(fields["key"]) == PROMPT_MARK:
-            await self._model_untouched(fields["name"], "turned into a prompt, or back")
+            await self._model_untouched(fields["name"], workspace, "turned into a prompt, or back")
+        async with self._unit_of_work() as work:
+            policies = await work.policies.in_force()
+        for policy in policies:
+            # Whoever could set these could choose the policy that their own promotions are under.
+            if fold(fields["key"]) in {fold(key) for key, _ in policy.tags}:
+                verdict = authorise(principal, Permission.POLICIES_ADMINISTER)
+                if isinstance(verdict, Deny):
+                    raise Governed(
+                        f"Tag '{fields['key']}' decides whether policy '{policy.name}' is for model "
+                        f"'{fields['name']}': an administrator sets it.",
+                        policy=policy.name,
+                    )
         return Forward()
 
-    async def _model_delete(self, principal: Principal, fields: _Fields) -> Ruling:
-        await self._model_untouched(fields["name"], "deleted")
+    async def _model_delete(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
+        await self._model_untouched(fields["name"], workspace, "deleted")
         return Forward()
 
-    async def _model_rename(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _model_rename(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         """Neither away from a governed name, nor with an alias into a name under which that alias is protected."""
         model, new_name = fields["name"], fields["new_name"]
-        await self._model_untouched(model, "renamed")
-        registered = await self._registry.get_model(model)
+        await self._model_untouched(model, workspace, "renamed")
+        registered = await self._registry.get_model(model, workspace)
         for alias in registered.aliases:
-            policy = await self._policy(new_name, alias)
+            policy = await self._policy(AliasKey(workspace, new_name, alias))
             if policy:
                 raise Governed(
                     f"Model '{model}' cannot be renamed to '{new_name}': its alias '{alias}' would be protected "
@@ -264,7 +271,7 @@ class RegistryGuard:
                 )
         return Forward()
 
-    async def _experiment_create(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _experiment_create(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         """MLflow takes any artifact location, one that holds governed bytes too."""
         location = fields.get("artifact_location", "")
         if not location:
@@ -276,7 +283,7 @@ class RegistryGuard:
         await self._folder_untouched(artifact_root(location), "be the artifact location of an experiment")
         return Forward()
 
-    async def _experiment_delete(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _experiment_delete(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         """Its artifacts need not lie in a folder of its number: MLflow says where."""
         experiment = check_experiment(fields["experiment_id"])
         try:
@@ -287,11 +294,11 @@ class RegistryGuard:
             await self._folder_untouched(folder, f"be deleted with experiment {experiment}")
         return Forward()
 
-    async def _run_delete(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _run_delete(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         await self._run_untouched(check_identifier(fields["run_id"], field="run_id"), "deleted")
         return Forward()
 
-    async def _run_artifact_write(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _run_artifact_write(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         """MLflow writes in a folder of the experiment's and the run's id, or where the run says its artifacts are."""
         run_id = check_identifier(fields["run_id"], field="run_uuid")
         await self._run_untouched(run_id, "changed")
@@ -304,7 +311,7 @@ class RegistryGuard:
             await self._artifact_untouched(f"{root}/{fields['path']}")
         return Forward()
 
-    async def _logged_model_create(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _logged_model_create(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         """Where a version is looked up in its run at each load, a new logged model of that run is its content."""
         async with self._unit_of_work() as work:
             policies = await work.policies.in_force()
@@ -313,7 +320,7 @@ class RegistryGuard:
                 await self._refuse_if_held(holder, f"Run {holder.looked_up[0]}", "given another logged model")
         return Forward()
 
-    async def _logged_model_delete(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _logged_model_delete(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         model_id = check_identifier(fields["model_id"], field="model_id")
         async with self._unit_of_work() as work:
             _refuse(await work.aliases.governing_logged_model(model_id), f"Logged model {model_id}", "deleted")
@@ -323,11 +330,11 @@ class RegistryGuard:
                 await self._refuse_if_held(holder, f"Logged model {model_id}", "deleted")
         return Forward()
 
-    async def _artifact_write(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _artifact_write(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         await self._artifact_untouched(fields["path"])
         return Forward()
 
-    async def _artifact_delete(self, principal: Principal, fields: _Fields) -> Ruling:
+    async def _artifact_delete(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         await self._folder_untouched(fields["path"], "be deleted")
         return Forward()
 
@@ -350,12 +357,16 @@ class RegistryGuard:
             raise Governed(
                 f"Artifact path {path} cannot {what}: {_because(governance)}.",
                 model=governance.model,
+                workspace=governance.workspace,
                 **_named(governance),
             )
         for holder in await self._holders.unknown(policies):
             if (holder.rests_on_artifact(path) or holder.lies_below(path)) and await self._holders.still_holds(holder):
                 raise Governed(
-                    f"Artifact path {path} cannot {what}: {holder.why}.", model=holder.model, policy=holder.policy
+                    f"Artifact path {path} cannot {what}: {holder.why}.",
+                    model=holder.model,
+                    workspace=holder.workspace,
+                    policy=holder.policy,
                 )
 
     async def _run_untouched(self, run_id: str, how: str) -> None:
@@ -366,67 +377,82 @@ class RegistryGuard:
             if holder.rests_on_run(run_id):
                 await self._refuse_if_held(holder, f"Run {run_id}", how)
 
-    async def _version_untouched(self, fields: _Fields, what: str, how: str) -> None:
-        names, version = await self._names(fields["name"]), fields["version"]
+    async def _version_untouched(self, fields: _Fields, workspace: str, what: str, how: str) -> None:
+        names, version = await self._names(fields["name"], workspace), fields["version"]
         async with self._unit_of_work() as work:
-            _refuse(await work.aliases.governing_version(names, version), what, how)
-        for holder in await self._holders.of_model(fields["name"]):
+            _refuse(await work.aliases.governing_version(workspace, names, version), what, how)
+        for holder in await self._holders.of_model(fields["name"], workspace):
             if holder.version == version:
                 raise Governed(f"{what} cannot be {how}: {holder.why}.", policy=holder.policy)
 
-    async def _model_untouched(self, model: str, how: str) -> None:
-        names = await self._names(model)
+    async def _model_untouched(self, model: str, workspace: str, how: str) -> None:
+        names = await self._names(model, workspace)
         async with self._unit_of_work() as work:
-            _refuse(await work.aliases.governing_model(names), f"Model '{model}'", how)
-        for holder in await self._holders.of_model(model):
+            _refuse(await work.aliases.governing_model(workspace, names), f"Model '{model}'", how)
+        for holder in await self._holders.of_model(model, workspace):
             raise Governed(f"Model '{model}' cannot be {how}: {holder.why}.", policy=holder.policy)
 
     async def _refuse_if_held(self, holder: AliasHolder, what: str, how: str) -> None:
         if await self._holders.still_holds(holder):
-            raise Governed(f"{what} cannot be {how}: {holder.why}.", model=holder.model, policy=holder.policy)
+            raise Governed(
+                f"{what} cannot be {how}: {holder.why}.",
+                model=holder.model,
+                workspace=holder.workspace,
+                policy=holder.policy,
+            )
 
-    async def _names(self, model: str) -> Sequence[str]:
+    async def _names(self, model: str, workspace: str) -> Sequence[str]:
         """The name that was sent and, if its database takes several for one, the one that MLflow knows it by."""
         try:
-            return (model, (await self._registry.get_model(model)).name)
+            return (model, (await self._registry.get_model(model, workspace)).name)
         except NotFound:
             return (model,)
 
-    async def _policy(self, model: str, alias: str) -> Policy | None:
-        """The policy that protects the alias, whichever of its names the model was called by."""
+    async def _policy(self, key: AliasKey) -> Policy | None:
+        """The policy that protects the alias, whichever of its names the model was called by, by its tags too."""
         async with self._unit_of_work() as work:
             policies = await work.policies.in_force()
-        if policy := policy_for(policies, model, alias):
-            return policy
-        found = [policy_for(policies, name, alias) for name in await self._names(model) if name != model]
-        return next((policy for policy in found if policy), None)
+        if not any(policy.protects(key.model, key.alias, workspace=key.workspace) for policy in policies):
+            found = [name for name in await self._names(key.model, key.workspace) if name != key.model]
+            among = (policy_for(policies, name, key.alias, workspace=key.workspace) for name in found)
+            return next((policy for policy in among if policy), None)
+        tags: Mapping[str, str] | None = None
+        if any(policy.tags for policy in policies):
+            with suppress(NotFound):
+                tags = (await self._registry.get_model(key.model, key.workspace)).tags
+        return policy_for(policies, key.model, key.alias, workspace=key.workspace, tags=tags)
 
-    async def _holds(self, model: str, alias: str, version: str) -> bool:
+    async def _holds(self, key: AliasKey, version: str) -> bool:
         """Whether it does in MLflow and, where our ledger knows the alias, there too."""
         async with self._unit_of_work() as work:
-            holder = await work.aliases.get(model, alias)
+            holder = await work.aliases.get(key)
         if holder and holder.version != version:
             return False
-        return (await self._registry.get_model(model)).aliases.get(alias) == version
-
-
-def _is_plain_tag(guard: Guard, fields: _Fields) -> bool:
-    """Whether it is a tag that is nothing but a tag."""
-    key = fold(fields.get("key", ""))
-    return (guard is Guard.VERSION_TAG and key not in PROMPT_CONTENT) or (
-        guard is Guard.MODEL_TAG and key != PROMPT_MARK
-    )
+        return (await self._registry.get_model(key.model, key.workspace)).aliases.get(key.alias) == version
 
 
 def _protected(policy: Policy, model: str, alias: str) -> str:
     return f"Alias '{alias}' of model '{model}' is protected by policy '{policy.name}' (revision {policy.revision})"
 
 
+_LANES = {
+    Kind.PROMOTION: "Promotion",
+    Kind.ROLLBACK: "Rollback",
+    Kind.RESTORE: "Restoration",
+    Kind.BREAK_GLASS: "Promotion by broken glass",
+}
+
+
 def _where(promotion: Promotion) -> str:
-    lane = "Rollback" if promotion.kind is Kind.ROLLBACK else "Promotion"
-    if promotion.state in OPEN and (missing := waits_for(promotion)) != "nothing":
-        return f"{lane} {promotion.id} of version {promotion.to_version} is {promotion.state} and waits for {missing}."
-    return f"{lane} {promotion.id} of version {promotion.to_version} is {promotion.state}."
+    lane = _LANES[promotion.kind]
+    missing = waits_for_in_short(promotion) if promotion.state in OPEN else "nothing"
+    said = f"{lane} {promotion.id} of version {promotion.to_version} is {promotion.state}"
+    because = f": {promotion.state_reason}" if promotion.state_reason and promotion.state not in OPEN else ""
+    return f"{said} and waits for {missing}." if missing != "nothing" else f"{said}{because}."
+
+
+def _is_applied(promotion: Promotion) -> bool:
+    return promotion.state not in OPEN
 
 
 def _same(one: str, other: str) -> bool:
@@ -435,7 +461,12 @@ def _same(one: str, other: str) -> bool:
 
 def _refuse(governance: Governance | None, what: str, how: str) -> None:
     if governance:
-        raise Governed(f"{what} cannot be {how}: {_because(governance)}.", model=governance.model, **_named(governance))
+        raise Governed(
+            f"{what} cannot be {how}: {_because(governance)}.",
+            model=governance.model,
+            workspace=governance.workspace,
+            **_named(governance),
+        )
 
 
 def _because(governance: Governance) -> str:

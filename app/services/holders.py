@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
 
 from app.domain.errors import CountersignError, NotFound
-from app.domain.grants import fold
+from app.domain.grants import DEFAULT_WORKSPACE, fold
 from app.domain.policies import Policy, policy_for
+from app.domain.promotions import AliasKey
 from app.domain.storage import is_below, paths_below
 from app.ports import Clock, ModelRegistry, RegisteredModel
 from app.services.recording import UnitOfWorkFactory
@@ -49,6 +50,7 @@ class AliasHolder:
     run_id: str | None
     roots: tuple[str, ...] = ()
     looked_up: tuple[str, str] | None = None
+    workspace: str = DEFAULT_WORKSPACE
 
     @property
     def why(self) -> str:
@@ -114,17 +116,17 @@ class AliasHoldersInMlflow:
             self._renew(policies)
         return picture.holders
 
-    async def of_model(self, model: str) -> Sequence[AliasHolder]:
+    async def of_model(self, model: str, workspace: str = DEFAULT_WORKSPACE) -> Sequence[AliasHolder]:
         """The holders among the versions of one model, as they are now; without what they rest on."""
         try:
-            registered = await self._registry.get_model(model)
+            registered = await self._registry.get_model(model, workspace)
         except NotFound:
             return ()
         return _holders(registered, await self._policies())
 
     async def still_holds(self, holder: AliasHolder) -> bool:
         """Whether it is as the picture says; if not, the picture is thrown away."""
-        now = await self.of_model(holder.model)
+        now = await self.of_model(holder.model, holder.workspace)
         if any(each.alias == holder.alias and each.version == holder.version for each in now):
             return True
         self._picture = None
@@ -151,7 +153,7 @@ class AliasHoldersInMlflow:
             holder
             async for model in self._registry.models()
             for holder in _holders(model, policies)
-            if (model.name, holder.alias, holder.version, model.created_at) not in known
+            if (AliasKey(model.workspace, model.name, holder.alias), holder.version, model.created_at) not in known
         ]
         holders = [await self._with_what_it_rests_on(holder) for holder in found]
         self._picture = _Picture(_revisions(policies), began, tuple(each for each in holders if each))
@@ -159,19 +161,19 @@ class AliasHoldersInMlflow:
 
     async def _with_what_it_rests_on(self, holder: AliasHolder) -> AliasHolder | None:
         try:
-            version = await self._registry.get_version(holder.model, holder.version)
+            version = await self._registry.get_version(holder.model, holder.version, holder.workspace)
         except NotFound:
             return None
         roots, looked_up = paths_below(version.source_uri, destination=self._destination), None
         if version.source_uri.startswith("runs:/"):
             run_id, _, name = version.source_uri.removeprefix("runs:/").strip("/").partition("/")
-            roots, looked_up = await self._looked_up(run_id, name), (run_id, name)
-        return AliasHolder(holder.model, holder.alias, holder.version, holder.policy, version.run_id, roots, looked_up)
+            roots, looked_up = await self._looked_up(run_id, name, holder.workspace), (run_id, name)
+        return replace(holder, run_id=version.run_id, roots=roots, looked_up=looked_up)
 
-    async def _looked_up(self, run_id: str, name: str) -> tuple[str, ...]:
+    async def _looked_up(self, run_id: str, name: str, workspace: str) -> tuple[str, ...]:
         """MLflow takes a run's artifacts at each load, and those of a logged model of that run and name with them."""
         try:
-            run = await self._registry.get_run(run_id)
+            run = await self._registry.get_run(run_id, workspace)
         except NotFound:
             return ()
         models = await self._registry.logged_models_of(run)
@@ -180,8 +182,15 @@ class AliasHoldersInMlflow:
 
 
 def _holders(model: RegisteredModel, policies: list[Policy]) -> list[AliasHolder]:
-    found = [(alias, version, policy_for(policies, model.name, alias)) for alias, version in model.aliases.items()]
-    return [AliasHolder(model.name, alias, version, policy.name, None) for alias, version, policy in found if policy]
+    found = [
+        (alias, version, policy_for(policies, model.name, alias, workspace=model.workspace, tags=model.tags))
+        for alias, version in model.aliases.items()
+    ]
+    return [
+        AliasHolder(model.name, alias, version, policy.name, None, workspace=model.workspace)
+        for alias, version, policy in found
+        if policy
+    ]
 
 
 def _revisions(policies: list[Policy]) -> _Revisions:

@@ -15,7 +15,7 @@ from app.domain.access import Principal, may
 from app.domain.audit import ANONYMOUS, Actor, Entry
 from app.domain.clients import Client, Clients, check_challenge, fits_challenge
 from app.domain.errors import Forbidden, NotFound, OAuthRefused, Unavailable
-from app.domain.identity import CredentialKind, PrincipalKind, Scope, digest_of
+from app.domain.identity import Credential, CredentialKind, PrincipalKind, Scope, digest_of
 from app.domain.logins import AuthorizationCode, DeviceAuthorization, EndReason, Login
 from app.domain.roles import Permission
 from app.domain.tokens import (
@@ -181,7 +181,7 @@ class Logins:
         Raises:
             NotFound: nothing waits for this code. TooManyRequests: this person guesses.
         """
-        authenticated_at = _check_person(principal)
+        proof = _check_person(principal)
         key = f"user code {principal.id}"
         self._attempts.check(key)
         code, now = read_user_code(typed), self._clock.now()
@@ -194,7 +194,8 @@ class Logins:
                 asked.user_code,
                 state="approved" if is_allowed else "denied",
                 principal_id=principal.id,
-                authenticated_at=authenticated_at,
+                authenticated_at=proof.authenticated_at,
+                acr=proof.acr,
             )
             work.record(
                 _decided(principal, asked.client, asked.scopes, is_allowed=is_allowed, at=now, address=asked.address)
@@ -226,7 +227,7 @@ class Logins:
                     raise OAuthRefused("slow_down", f"Ask every {interval_s} seconds.")
                 raise OAuthRefused("authorization_pending", "The person has not decided yet.")
             await work.logins.remove_device(digest)
-            if asked.state == "denied" or asked.principal_id is None or asked.authenticated_at is None:
+            if asked.state == "denied" or asked.principal_id is None:
                 await work.commit()
                 raise OAuthRefused("access_denied", "The person said no.")
             _, granted = await self._start(
@@ -235,6 +236,7 @@ class Logins:
                 principal_id=asked.principal_id,
                 scopes=asked.scopes,
                 authenticated_at=asked.authenticated_at,
+                acr=asked.acr,
                 caller=caller,
             )
             await work.commit()
@@ -278,7 +280,7 @@ class Logins:
 
     async def allow(self, principal: Principal, authorization: Authorization) -> str:
         """The code for the client, by the person's word. It is secret."""
-        authenticated_at = _check_person(principal)
+        proof = _check_person(principal)
         self._pace.hit(principal.id)
         code, now = new_token(Prefix.CODE), self._clock.now()
         async with self._unit_of_work() as work:
@@ -289,7 +291,8 @@ class Logins:
                     challenge=authorization.challenge,
                     scopes=authorization.scopes,
                     principal_id=principal.id,
-                    authenticated_at=authenticated_at,
+                    authenticated_at=proof.authenticated_at,
+                    acr=proof.acr,
                     created_at=now,
                     expires_at=now + CODE_LASTS,
                 ),
@@ -338,6 +341,7 @@ class Logins:
                 principal_id=code.principal_id,
                 scopes=code.scopes,
                 authenticated_at=code.authenticated_at,
+                acr=code.acr,
                 caller=caller,
             )
             await work.logins.use_code(digest, login_id=login_id)
@@ -442,7 +446,8 @@ class Logins:
         *,
         principal_id: str,
         scopes: frozenset[Scope],
-        authenticated_at: datetime,
+        authenticated_at: datetime | None,
+        acr: str | None,
         caller: Caller,
     ) -> tuple[str, Granted]:
         """A new login, and its first tokens."""
@@ -457,6 +462,7 @@ class Logins:
             client=client_id,
             scopes=scopes,
             authenticated_at=authenticated_at,
+            acr=acr,
             created_at=now,
             refreshed_at=now,
             expires_at=now + self._lifetime,
@@ -523,19 +529,19 @@ async def _grant(
     return Granted(secret, refresh_token, scopes, lasts)
 
 
-def _check_person(principal: Principal) -> datetime:
+def _check_person(principal: Principal) -> Credential:
     """Only a person before a browser signs in to a client: never what they hold, never a service.
 
     Returns:
-        When they signed in.
+        By what they did: when they proved who they are, and how, is handed on to the client's tokens.
 
     Raises:
         Forbidden: something else does.
     """
     by = principal.credential
-    if principal.kind is not PrincipalKind.PERSON or by.kind is not CredentialKind.SESSION or not by.authenticated_at:
+    if principal.kind is not PrincipalKind.PERSON or by.kind is not CredentialKind.SESSION:
         raise Forbidden("Only a person who signed in with a browser can sign in to a client.")
-    return by.authenticated_at
+    return by
 
 
 def _digest(secret: str | None, prefix: Prefix, parameter: str) -> bytes:

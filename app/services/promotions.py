@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from app.adapters.postgres.evidence import Taken
 from app.adapters.postgres.unit_of_work import UnitOfWork
-from app.domain.access import Permission, Principal, PrincipalKind, may, require
-from app.domain.audit import Actor
-from app.domain.digests import tree_digest
-from app.domain.errors import Conflict, Forbidden, NotFound
+from app.domain.access import Permission, Principal, PrincipalKind, authorise, may, require
+from app.domain.assessing import Case, Reading, RuleStatus, Vote, assess, progress_of, waits_for
+from app.domain.audit import SYSTEM_WORKER, Actor
+from app.domain.break_glass import check_may_break
+from app.domain.digests import Measured
+from app.domain.errors import Conflict, CountersignError, Forbidden, InvalidInput, NotFound, PreconditionFailed
+from app.domain.grants import DEFAULT_WORKSPACE, Resource
 from app.domain.names import check_alias, check_model, check_version
-from app.domain.policies import (
-    Approval,
-    ApprovalRule,
-    Policy,
-    RuleStatus,
-    assess,
-    check_may_decide,
-    is_satisfied,
-    policy_for,
-)
+from app.domain.policies import Policy, ReasonFor, RuleProgress, Supersede, check_may_decide
 from app.domain.promotions import (
+    MOVES,
     TAKES_NEWER,
+    URGENCY,
+    AliasKey,
     Decision,
     Filter,
     Kind,
@@ -35,72 +35,84 @@ from app.domain.promotions import (
     moved,
     no_promotion,
 )
-from app.domain.storage import artifact_root, physical_uri
-from app.ports import Changes, Clock, ModelRegistry, ObjectStore
-from app.services.identifiers import new_id
-from app.services.recording import UnitOfWorkFactory, actor_of, promotion_entry
+from app.domain.storage import artifact_root
+from app.domain.verdicts import ALLOW, Deny, Verdict
+from app.ports import Changes, Clock
+from app.services.delegations import stood_in_for
+from app.services.examining import Examining
+from app.services.identifiers import id_of, new_id
+from app.services.lifecycle import Lifecycle
+from app.services.measuring import Measuring
+from app.services.pinning import Pinned, Pinning
+from app.services.recording import UnitOfWorkFactory, actor_of, tell, topic_of
 from app.services.resources import model_for, readable
+from app.telemetry import GLASS_BROKEN
+
+READ_AT_ONCE = 64 * 1024 * 1024
+"""Bytes: artifacts up to this size are digested while the caller waits, larger ones by the worker."""
 
 
-def topic_of(promotion_id: str) -> str:
-    """What to subscribe to, to follow a promotion."""
-    return f"promotion:{promotion_id}"
+def recorded_case(promotion: Promotion) -> Case:
+    """A case of nothing but what was recorded with the promotion: for lists, where rules are not asked one by one."""
+    votes = tuple(Vote(each, each.roles, each.groups) for each in promotion.standing_decisions)
+    return Case(promotion, promotion.updated_at, votes)
 
 
-def rules_of(promotion: Promotion) -> tuple[ApprovalRule, ...]:
-    """The approval rules of the lane a promotion takes."""
-    if promotion.kind is Kind.ROLLBACK:
-        return promotion.policy.rollback_approvals
-    return promotion.policy.approvals
-
-
-def progress_of(promotion: Promotion) -> tuple[RuleStatus, ...]:
-    """How far each rule is."""
-    return assess(
-        rules_of(promotion),
-        [
-            Approval(decision.principal_id, roles=decision.roles, groups=decision.groups)
-            for decision in promotion.decisions
-            if decision.outcome is Outcome.APPROVE and not decision.is_service
-        ],
-    )
+def recorded_progress(promotion: Promotion) -> tuple[RuleProgress, ...]:
+    """How far each approval rule is, as far as the record tells."""
+    return progress_of(recorded_case(promotion))
 
 
 @dataclass(frozen=True, slots=True)
-class _Pinned:
-    """What a new promotion pins of the world."""
+class Wanted:
+    """What somebody asks for."""
 
-    model: str
-    alias: str
-    to_version: str
-    from_version: str | None
-    model_created_at: int
-    run_id: str | None
-    source_uri: str
-    uri: str
-    digest: str
+    key: AliasKey
+    version: str
+    reason: str = ""
+    scheduled_for: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A promotion that is not written yet, and what was found of it."""
+
+    promotion: Promotion
+    taken: Taken | None
+    alarm: Mapping[str, str | None] | None = None
+    """What the alarm says, if this breaks the glass."""
 
 
 class Promotions:
     def __init__(
         self,
         unit_of_work: UnitOfWorkFactory,
-        registry: ModelRegistry,
-        store: ObjectStore,
         changes: Changes,
         clock: Clock,
         *,
-        artifacts_destination: str,
+        pinning: Pinning,
+        measuring: Measuring,
+        examining: Examining,
+        lifecycle: Lifecycle,
     ) -> None:
         self._unit_of_work = unit_of_work
-        self._registry = registry
-        self._store = store
         self._changes = changes
         self._clock = clock
-        self._destination = artifacts_destination
+        self._pinning = pinning
+        self._measuring = measuring
+        self._examining = examining
+        self._lifecycle = lifecycle
 
     async def create(
-        self, principal: Principal, *, model: str, alias: str, version: str, reason: str = ""
+        self,
+        principal: Principal,
+        *,
+        model: str,
+        alias: str,
+        version: str,
+        reason: str = "",
+        workspace: str = DEFAULT_WORKSPACE,
+        scheduled_for: datetime | None = None,
     ) -> tuple[Promotion, bool]:
         """Ask that ``version`` become the holder of ``alias``. Asking again for the same returns the same promotion.
 
@@ -110,31 +122,37 @@ class Promotions:
         Raises:
             InvalidInput, NotFound: the name is malformed; there is no such model, version, or protected alias.
             Forbidden: the principal does not ask for promotions of this alias.
-            Conflict: the version holds the alias already, and no promotion of ours put it there.
+            Conflict: the version holds the alias already, and no promotion of ours put it there; or another's waits,
+                and the policy does not let a newer one take its place.
             Unresolvable: no physical address can be given for the version.
         """
-        check_model(model)
-        check_alias(alias)
-        check_version(version)
+        key = AliasKey(workspace, check_model(model), check_alias(alias))
+        wanted = Wanted(key, check_version(version), reason, scheduled_for)
         async with self._unit_of_work() as work:
-            require(principal, Permission.PROMOTIONS_REQUEST, await model_for(work, principal, model, alias))
-            policy = policy_for(await work.policies.in_force(), model, alias)
-            existing = await work.promotions.find_open(model, alias, version)
+            require(principal, Permission.PROMOTIONS_REQUEST, await _resource(work, principal, key))
+            in_force = await work.policies.in_force()
+            existing = await work.promotions.find_open(key, version)
         if existing:
             return existing, False
+        registered = await self._pinning.model(key)
+        policy = self._pinning.policy(in_force, key, registered)
         if policy is None:
-            raise NotFound(
-                f"No policy protects alias {alias} of model {model}; it can be set directly through MLflow.",
-                model=model,
-                alias=alias,
-            )
-        pinned = await self._pin(model, alias, version)
-        if pinned.from_version == version:
-            return await self._promotion_that_holds(model, alias, version), False
-        return await self._open(self._draft(Kind.PROMOTION, principal, reason, policy, pinned), actor_of(principal))
+            raise _not_protected(key)
+        need_reason(policy, ReasonFor.REQUEST, reason)
+        pinned = await self._pinning.pin(key, version, registered)
+        if pinned.from_version == version and (holding := await self._promotion_that_holds(key, version)):
+            return holding, False
+        draft = self.draft(Kind.PROMOTION, wanted, policy, pinned, by=principal)
+        return await self.open(await self._looked_at(draft), actor_of(principal))
 
     async def roll_back(
-        self, principal: Principal, *, model: str, alias: str, reason: str = ""
+        self,
+        principal: Principal,
+        *,
+        model: str,
+        alias: str,
+        reason: str = "",
+        workspace: str = DEFAULT_WORKSPACE,
     ) -> tuple[Promotion, bool]:
         """Ask that the last good holder of ``alias`` hold it again, on the policy's fast lane.
 
@@ -143,31 +161,149 @@ class Promotions:
             NotFound: no promotion of ours put the present holder there, or none before it.
             Conflict: the version to go back to is not what it was.
         """
-        check_model(model)
-        check_alias(alias)
+        key = AliasKey(workspace, check_model(model), check_alias(alias))
         async with self._unit_of_work() as work:
-            require(principal, Permission.PROMOTIONS_ROLLBACK, await model_for(work, principal, model, alias))
-            policy = policy_for(await work.policies.in_force(), model, alias)
-            holder = await work.aliases.get(model, alias)
-            if policy is None or holder is None:
-                raise NotFound(
-                    f"No promotion has moved alias {alias} of model {model}, so there is nothing to roll back.",
-                    model=model,
-                    alias=alias,
-                )
-            undone = await work.promotions.get(holder.promotion_id)
-            last = await work.promotions.last_good_before(undone)
-            if last is None:
-                raise NotFound(f"Alias {alias} of model {model} had no holder before version {holder.version}.")
-        pinned = await self._pin(model, alias, last.to_version)
-        if pinned.digest != last.digest or pinned.model_created_at != last.model_created_at:
+            require(principal, Permission.PROMOTIONS_ROLLBACK, await _resource(work, principal, key))
+            in_force = await work.policies.in_force()
+            holder = await work.aliases.get(key)
+            undone = await work.promotions.get(holder.promotion_id) if holder else None
+            last = await work.promotions.last_good_before(undone) if undone else None
+        nothing = NotFound(
+            f"No promotion has moved alias {alias} of model {model}, so there is nothing to roll back.",
+            model=model,
+            alias=alias,
+        )
+        if holder is None or undone is None:
+            raise nothing
+        registered = await self._pinning.model(key)
+        policy = self._pinning.policy(in_force, key, registered)
+        if policy is None:
+            raise nothing
+        need_reason(policy, ReasonFor.ROLLBACK, reason)
+        if last is None:
+            raise NotFound(f"Alias {alias} of model {model} had no holder before version {holder.version}.")
+        pinned = await self._pinning.pin(key, last.to_version, registered)
+        wanted = Wanted(key, last.to_version, reason)
+        draft = await self._looked_at(
+            self.draft(Kind.ROLLBACK, wanted, policy, pinned, by=principal, rolls_back=undone.id)
+        )
+        if not is_same_version(draft.promotion, last):
             raise Conflict(
                 f"Version {last.to_version} of model {model} is not what was promoted in {last.id}; "
                 "promote another version instead.",
                 promotion=last.id,
             )
-        rollback = self._draft(Kind.ROLLBACK, principal, reason, policy, pinned, rolls_back=undone.id)
-        return await self._open(rollback, actor_of(principal))
+        return await self.open(draft, actor_of(principal))
+
+    async def restore(self, holding: Promotion, policy: Policy, *, reason: str) -> Promotion:
+        """Have an alias that was moved past the gateway held again by the version of ``holding``, as the ledger says.
+
+        Raises:
+            NotFound, Unresolvable, Conflict: the version, or its bytes, are not there any more, or are others.
+        """
+        pinned = await self._pinning.pin(holding.key, holding.to_version, await self._pinning.model(holding.key))
+        wanted = Wanted(holding.key, holding.to_version, reason)
+        draft = await self._looked_at(self.draft(Kind.RESTORE, wanted, policy, pinned, by=None))
+        if not is_same_version(draft.promotion, holding):
+            raise Conflict(
+                f"Version {holding.to_version} of model {holding.model} is not what was promoted in {holding.id}.",
+                promotion=holding.id,
+            )
+        promotion, _ = await self.open(draft, SYSTEM_WORKER)
+        return promotion
+
+    async def break_glass(
+        self, principal: Principal, wanted: Wanted, *, ticket: str = "", idempotency_key: str | None = None
+    ) -> tuple[Promotion, bool]:
+        """Have ``wanted.version`` hold the alias at once: no rule of the policy holds it up, and everybody hears of it.
+
+        Returns:
+            The promotion, and whether it is new: breaking what is broken for this version already changes nothing.
+
+        Raises:
+            InvalidInput: no reason is given, or a name is malformed. NotFound: as ``create``.
+            Forbidden: the principal has not the permission on this alias, is a service, or the policy forbids it.
+            InsufficientAuthentication: they must prove anew who they are (RFC 9470).
+            Conflict, Unresolvable: as ``create``.
+        """
+        key = AliasKey(wanted.key.workspace, check_model(wanted.key.model), check_alias(wanted.key.alias))
+        check_version(wanted.version)
+        async with self._unit_of_work() as work:
+            require(principal, Permission.PROMOTIONS_BREAK_GLASS, await _resource(work, principal, key))
+            promotion_id = id_of("prm", key=idempotency_key, of=(principal.id, str(key), wanted.version))
+            if idempotency_key and (earlier := await work.promotions.find(promotion_id)):
+                return earlier, False
+            in_force = await work.policies.in_force()
+        if not wanted.reason.strip():
+            raise InvalidInput("reason", "expected a reason: whoever reviews this will read it")
+        registered = await self._pinning.model(key)
+        policy = self._pinning.policy(in_force, key, registered)
+        if policy is None:
+            raise _not_protected(key)
+        check_may_break(principal, policy, at=self._clock.now())
+        pinned = await self._pinning.pin(key, wanted.version, registered)
+        if pinned.from_version == wanted.version and (holding := await self._promotion_that_holds(key, wanted.version)):
+            return holding, False
+        proved = principal.credential
+        alarm = {
+            "comment": wanted.reason,
+            "ticket": ticket or None,
+            "authenticated_at": proved.authenticated_at.isoformat() if proved.authenticated_at else None,
+            "acr": proved.acr,
+        }
+        if ticket:
+            wanted = replace(wanted, reason=f"{ticket}: {wanted.reason}")
+        draft = replace(self.draft(Kind.BREAK_GLASS, wanted, policy, pinned, by=principal), id=promotion_id)
+        looked = await self._looked_at(draft)
+        promotion, is_new = await self.open(replace(looked, alarm=alarm), actor_of(principal))
+        if is_new:
+            GLASS_BROKEN.inc()
+        return promotion, is_new
+
+    async def explain(self, principal: Principal, wanted: Wanted) -> tuple[Promotion, tuple[RuleStatus, ...]]:
+        """What would stand between a version and an alias if it were asked for now; nothing is written.
+
+        Returns:
+            The promotion that there would be, with an empty id (or the open one that there is), and its rules.
+
+        Raises:
+            As ``create``; no reason is asked for. Reading promotions of the alias is enough.
+        """
+        key = AliasKey(wanted.key.workspace, check_model(wanted.key.model), check_alias(wanted.key.alias))
+        check_version(wanted.version)
+        async with self._unit_of_work() as work:
+            require(principal, Permission.PROMOTIONS_READ, await _resource(work, principal, key))
+            in_force = await work.policies.in_force()
+            existing = await work.promotions.find_open(key, wanted.version)
+            if existing:
+                return existing, await self._lifecycle.statuses(work, existing)
+        registered = await self._pinning.model(key)
+        policy = self._pinning.policy(in_force, key, registered)
+        if policy is None:
+            raise _not_protected(key)
+        pinned = await self._pinning.pin(key, wanted.version, registered)
+        draft = replace(self.draft(Kind.PROMOTION, wanted, policy, pinned, by=principal), id="")
+        looked = await self._looked_at(draft)
+        async with self._unit_of_work() as work:
+            case = await self._lifecycle.cases.of(work, looked.promotion, at=self._clock.now(), taken=looked.taken)
+        return looked.promotion, assess(case)
+
+    async def standing(self, promotion: Promotion) -> tuple[tuple[RuleStatus, ...], Reading | None]:
+        """How every rule of a promotion stands, and how far its artifacts are read; nothing of one that waits no more.
+
+        Asked by who may know of it.
+        """
+        if promotion.state not in TAKES_NEWER:
+            return (), None
+        async with self._unit_of_work() as work:
+            case = await self._lifecycle.cases.of(work, promotion, at=self._clock.now())
+        return assess(case), case.reading if promotion.digest is None else None
+
+    async def evidence(self, principal: Principal, promotion_id: str) -> Taken | None:
+        """What was found of the candidate last. Raises ``NotFound``, as ``get``."""
+        async with self._unit_of_work() as work:
+            await self._readable(work, principal, promotion_id)
+            return await work.evidence.get(promotion_id)
 
     async def get(self, principal: Principal, promotion_id: str) -> Promotion:
         """Raises ``NotFound``: there is none, or none that the principal may know of."""
@@ -192,6 +328,17 @@ class Promotions:
                 promotion = await self.get(principal, promotion_id)
         return promotion
 
+    async def follow(self, promotion: Promotion, *, until: Callable[[Promotion], bool], timeout_s: float) -> Promotion:
+        """The promotion as soon as it is as somebody wants it, or after the time. Asked by who may know of it."""
+        deadline = time.monotonic() + timeout_s
+        async with self._changes.subscribe(topic_of(promotion.id)) as subscription:
+            while True:
+                async with self._unit_of_work() as work:
+                    promotion = await work.promotions.get(promotion.id)
+                left = deadline - time.monotonic()
+                if until(promotion) or left <= 0 or not await subscription.wait(left):
+                    return promotion
+
     async def page(
         self, principal: Principal, wanted: Filter, *, before: tuple[datetime, str] | None = None, limit: int = 50
     ) -> Sequence[Promotion]:
@@ -204,47 +351,122 @@ class Promotions:
                 wanted = replace(wanted, among=tuple(among))
             return await work.promotions.page(wanted, before=before, limit=limit)
 
-    async def decide(self, principal: Principal, promotion_id: str, outcome: Outcome, *, reason: str = "") -> Promotion:
+    async def decide(
+        self,
+        principal: Principal,
+        promotion_id: str,
+        outcome: Outcome,
+        *,
+        reason: str = "",
+        on_behalf_of: str | None = None,
+        seen_revision: int | None = None,
+        seen_facts: str | None = None,
+    ) -> Promotion:
         """Approve or reject.
+
+        Args:
+            principal: who decides.
+            promotion_id: on what.
+            outcome: yes or no.
+            reason: why; the policy may ask for it.
+            on_behalf_of: id or name of whom the principal stands in for; if none is given and only somebody who
+                delegated to the principal may decide, that one.
+            seen_revision: of the promotion that the principal looked at; another one is refused.
+            seen_facts: what ``facts_seen`` says of the evidence that they looked at; other evidence is refused.
 
         Raises:
             NotFound: there is none, or none that the principal may know of.
+            PreconditionFailed: it is not what the principal looked at.
             SelfApproval, Forbidden, NotAnApprover: it is the principal's own; no grant, or not the policy, lets it.
             IllegalMove, AlreadyDecided: it takes no (further) decision of this principal; tells the state.
+            Conflict: its artifacts are still being read, so that nobody knows what they decide on.
+            InvalidInput: the policy asks for a reason.
         """
         async with self._unit_of_work() as work:
             before = await self._readable(work, principal, promotion_id, for_update=True)
-            resource = await model_for(work, principal, before.model, before.alias)
-            if before.requested_by != principal.id:
-                require(principal, Permission.PROMOTIONS_DECIDE, resource)
-            roles = principal.access.roles_on(resource)
-            check_may_decide(rules_of(before), principal, roles=roles, requested_by=before.requested_by)
-            decision = Decision(
-                principal_id=principal.id,
-                principal_name=principal.name,
-                outcome=outcome,
-                reason=reason,
-                decided_at=self._clock.now(),
-                groups=principal.groups,
-                roles=frozenset(role.value for role in roles),
-                is_service=principal.kind is PrincipalKind.SERVICE,
-            )
+            check_revision(before, seen_revision)
+            if seen_facts is not None and seen_facts != facts_seen(await work.evidence.get(promotion_id)):
+                raise _changed_meanwhile(before)
+            decision = await self._decision(work, principal, before, outcome, reason, on_behalf_of)
+            need_reason(before.policy, ReasonFor.APPROVE if outcome is Outcome.APPROVE else ReasonFor.REJECT, reason)
             after = decided(before, decision)
-            if outcome is Outcome.REJECT:
-                why = f"rejected by {principal.name}" + (f": {reason}" if reason else "")
-                after = moved(after, State.REJECTED, at=decision.decided_at, reason=why)
-            elif is_satisfied(progress_of(after)):
-                after = moved(after, State.APPROVED, at=decision.decided_at)
-                await work.jobs.advance_promotion(after.id)
+            check_measured(before)
             await work.promotions.save(before, after)
-            action = "promotion.approved" if outcome is Outcome.APPROVE else "promotion.rejected"
-            work.record(promotion_entry(action, after, actor=actor_of(principal), comment=reason))
-            work.announce(topic_of(after.id))
+            # What a provider says of the approver now is what later looks compare with.
+            await work.principals.vouch(principal.identity, at=decision.decided_at)
+            for_whom = {"on_behalf_of": decision.on_behalf_of[1]} if decision.on_behalf_of else {}
+            tell(work, _DECIDED[outcome], after, actor=actor_of(principal), comment=reason, **for_whom)
+            after, _ = await self._lifecycle.settle(work, after, actor=actor_of(principal))
             await work.commit()
         return after
 
-    async def withdraw(self, principal: Principal, promotion_id: str, *, reason: str = "") -> Promotion:
-        """Take a promotion back before it is applied.
+    async def may_decide(
+        self, principal: Principal, promotions: Sequence[Promotion], outcome: Outcome
+    ) -> Sequence[Verdict]:
+        """For each promotion whether ``decide`` would take this decision, or why not. Asked by who may know of them."""
+        async with self._unit_of_work() as work:
+            return [await self._may_decide(work, principal, each, outcome) for each in promotions]
+
+    async def _may_decide(
+        self, work: UnitOfWork, principal: Principal, promotion: Promotion, outcome: Outcome
+    ) -> Verdict:
+        try:
+            decided(promotion, await self._decision(work, principal, promotion, outcome, "", None))
+            check_measured(promotion)
+        except CountersignError as error:
+            return Deny(error.message)
+        return ALLOW
+
+    async def may_roll_back(self, principal: Principal, key: AliasKey) -> Verdict:
+        """Whether the principal may ask for a rollback of an alias, or why not."""
+        async with self._unit_of_work() as work:
+            return authorise(principal, Permission.PROMOTIONS_ROLLBACK, await _resource(work, principal, key))
+
+    async def _decision(
+        self,
+        work: UnitOfWork,
+        principal: Principal,
+        promotion: Promotion,
+        outcome: Outcome,
+        reason: str,
+        on_behalf_of: str | None,
+    ) -> Decision:
+        """The decision that the principal makes, if they may."""
+        resource = await _resource(work, principal, promotion.key)
+        now = self._clock.now()
+        delegator = await stood_in_for(
+            work, self._lifecycle.cases, principal, promotion, resource, named=on_behalf_of, at=now
+        )
+        people = [principal.identity, *([delegator.identity] if delegator else [])]
+        barred = await self._lifecycle.cases.barred(work, promotion, people)
+        if principal.id not in barred and delegator is None:
+            require(principal, Permission.PROMOTIONS_DECIDE, resource)
+        groups, roles = principal.groups, frozenset(role.value for role in principal.access.roles_on(resource))
+        if delegator:
+            groups, roles = delegator.identity.groups, delegator.roles
+        check_may_decide(
+            promotion.rules,
+            principal,
+            roles=principal.access.roles_on(resource),
+            barred=barred,
+            on_behalf_of=(delegator.identity.id, roles, groups) if delegator else None,
+        )
+        return Decision(
+            principal_id=principal.id,
+            principal_name=principal.name,
+            outcome=outcome,
+            reason=reason,
+            decided_at=now,
+            groups=groups,
+            roles=roles,
+            is_service=principal.kind is PrincipalKind.SERVICE,
+            on_behalf_of=(delegator.identity.id, delegator.identity.name) if delegator else None,
+        )
+
+    async def withdraw(
+        self, principal: Principal, promotion_id: str, *, reason: str = "", seen_revision: int | None = None
+    ) -> Promotion:
+        """Take a promotion back before it is applied. ``seen_revision``: as in ``decide``.
 
         Raises:
             NotFound, Forbidden: there is none that the principal may know of, or somebody else asked for it.
@@ -252,15 +474,16 @@ class Promotions:
         """
         async with self._unit_of_work() as work:
             before = await self._readable(work, principal, promotion_id, for_update=True)
+            check_revision(before, seen_revision)
             if before.requested_by != principal.id:
                 raise Forbidden(
                     f"Only {before.requested_by_name}, who asked for it, can withdraw promotion {before.id}."
                 )
+            need_reason(before.policy, ReasonFor.WITHDRAW, reason)
             why = f"withdrawn by {principal.name}" + (f": {reason}" if reason else "")
-            after = moved(before, State.WITHDRAWN, at=self._clock.now(), reason=why)
+            after = replace(moved(before, State.WITHDRAWN, at=self._clock.now(), reason=why), due_at=None)
             await work.promotions.save(before, after)
-            work.record(promotion_entry("promotion.withdrawn", after, actor=actor_of(principal), comment=reason))
-            work.announce(topic_of(after.id))
+            tell(work, "promotion.withdrawn", after, actor=actor_of(principal), comment=reason)
             await work.commit()
         return after
 
@@ -268,108 +491,200 @@ class Promotions:
         self, work: UnitOfWork, principal: Principal, promotion_id: str, *, for_update: bool = False
     ) -> Promotion:
         promotion = await work.promotions.get(promotion_id, for_update=for_update)
-        resource = await model_for(work, principal, promotion.model, promotion.alias)
-        if not may(principal, Permission.PROMOTIONS_READ, resource):
+        if not may(principal, Permission.PROMOTIONS_READ, await _resource(work, principal, promotion.key)):
             raise no_promotion(promotion_id)
         return promotion
 
-    async def _pin(self, model: str, alias: str, version: str) -> _Pinned:
-        """Look at the world: outside any transaction, because it may take long."""
-        registered = await self._registry.get_model(model)
-        found = await self._registry.get_version(model, version)
-        uri = physical_uri(found.source_uri, destination=self._destination)
-        return _Pinned(
-            model=model,
-            alias=alias,
-            to_version=version,
-            from_version=registered.aliases.get(alias),
-            model_created_at=registered.created_at,
-            run_id=found.run_id,
-            source_uri=found.source_uri,
-            uri=uri,
-            digest=tree_digest(await self._store.files(uri)),
-        )
-
-    def _draft(
+    def draft(
         self,
         kind: Kind,
-        principal: Principal,
-        reason: str,
+        wanted: Wanted,
         policy: Policy,
-        pinned: _Pinned,
+        pinned: Pinned,
         *,
+        by: Principal | None,
         rolls_back: str | None = None,
     ) -> Promotion:
+        """A promotion that nobody has asked for yet.
+
+        Raises:
+            InvalidInput: it is scheduled for a time when it will have expired.
+        """
         now = self._clock.now()
+        expires_at = now + timedelta(seconds=policy.expiry.after_s) if kind is Kind.PROMOTION else None
+        if wanted.scheduled_for is not None and expires_at is not None and wanted.scheduled_for >= expires_at:
+            raise InvalidInput(
+                "scheduled_for",
+                f"expected a time before {expires_at:%Y-%m-%dT%H:%M:%SZ}, when the promotion expires "
+                f"(policy {policy.name})",
+            )
+        actor = actor_of(by) if by else SYSTEM_WORKER
         return Promotion(
             id=new_id("prm"),
             kind=kind,
+            workspace=wanted.key.workspace,
+            model=wanted.key.model,
+            alias=wanted.key.alias,
+            digest=None,
             policy=policy,
-            requested_by=principal.id,
-            requested_by_name=principal.name,
-            reason=reason,
+            requested_by=actor.id,
+            requested_by_name=actor.name,
+            reason=wanted.reason,
             created_at=now,
             updated_at=now,
+            scheduled_for=wanted.scheduled_for,
+            expires_at=expires_at,
             rolls_back=rolls_back,
             **{field.name: getattr(pinned, field.name) for field in fields(pinned)},
         )
 
-    async def _promotion_that_holds(self, model: str, alias: str, version: str) -> Promotion:
+    async def _looked_at(self, draft: Promotion) -> _Draft:
+        """With its digest and the facts of it, if they can be had while somebody waits; else the worker finds them."""
+        measured: Measured | None = await self._measuring.measure_now(draft.uri, READ_AT_ONCE)
+        if measured is None:
+            return _Draft(draft, None)
+        draft = replace(draft, digest=measured.digest)
+        return _Draft(draft, await self._examining.examine(draft, files=measured.files))
+
+    async def _promotion_that_holds(self, key: AliasKey, version: str) -> Promotion | None:
+        """The promotion by which a version holds an alias in MLflow; none if our ledger has another holder.
+
+        Raises:
+            Conflict: it holds it, and no promotion of ours put it there.
+        """
         async with self._unit_of_work() as work:
-            holder = await work.aliases.get(model, alias)
+            holder = await work.aliases.get(key)
             if holder and holder.version == version:
                 return await work.promotions.get(holder.promotion_id)
-        raise Conflict(f"Version {version} of model {model} holds alias {alias} already.", model=model, alias=alias)
+        if holder:
+            return None
+        raise Conflict(
+            f"Version {version} of model {key.model} holds alias {key.alias} already.", model=key.model, alias=key.alias
+        )
 
-    async def _open(self, promotion: Promotion, actor: Actor) -> tuple[Promotion, bool]:
+    async def open(self, draft: _Draft, actor: Actor) -> tuple[Promotion, bool]:
+        """Write a promotion, unless there is one of the same version; and move it on."""
+        promotion = draft.promotion
         async with self._unit_of_work() as work:
-            await work.promotions.lock_alias(promotion.model, promotion.alias)
-            existing = await work.promotions.find_open(promotion.model, promotion.alias, promotion.to_version)
+            await work.promotions.lock_alias(promotion.key)
+            await work.checks.lock(promotion.workspace, promotion.model, promotion.to_version)
+            existing = await work.promotions.find_open(promotion.key, promotion.to_version)
             if existing and not _is_overtaken(existing, promotion):
                 return existing, False
             await self._replace_waiting(work, promotion)
             await work.promotions.add(promotion, artifact_root=artifact_root(promotion.source_uri))
-            work.record(
-                promotion_entry(
-                    "promotion.requested",
-                    promotion,
-                    actor=actor,
-                    kind=promotion.kind.value,
-                    digest=promotion.digest,
-                    policy=f"{promotion.policy.name}/{promotion.policy.revision}",
-                    comment=promotion.reason,
-                )
-            )
-            opened = promotion
-            if is_satisfied(progress_of(promotion)):
-                opened = moved(
-                    promotion, State.APPROVED, at=promotion.updated_at, reason="the policy asks for no approver"
-                )
-                await work.promotions.save(promotion, opened)
-                await work.jobs.advance_promotion(opened.id)
-                work.record(promotion_entry("promotion.approved", opened))
-            work.announce(topic_of(opened.id))
+            if draft.taken:
+                promotion = await self._lifecycle.examined(work, promotion, draft.taken)
+            details: Mapping[str, str | None] = {
+                "digest": promotion.digest,
+                "policy": f"{promotion.policy.name}/{promotion.policy.revision}",
+                "comment": promotion.reason,
+            }
+            tell(work, "promotion.requested", promotion, actor=actor, kind=promotion.kind.value, **details)
+            if draft.alarm is not None:
+                tell(work, "alias.glass_broken", promotion, actor=actor, **draft.alarm)
+            if promotion.digest is None:
+                await work.jobs.advance_promotion(promotion.id)
+                opened = promotion
+            else:
+                opened, _ = await self._lifecycle.settle(work, promotion)
             await work.commit()
         return opened, True
 
     async def _replace_waiting(self, work: UnitOfWork, newer: Promotion) -> None:
-        for older in await work.promotions.waiting(newer.model, newer.alias):
+        for older in await work.promotions.waiting(newer.key):
+            if URGENCY[older.kind] > URGENCY[newer.kind]:
+                continue
+            if newer.kind is Kind.RESTORE and older.to_version != newer.to_version:
+                # It puts back what was there when they were asked for: they wait as before.
+                continue
+            is_anothers = older.requested_by != newer.requested_by
+            if is_anothers and newer.kind is Kind.PROMOTION and newer.policy.supersede is Supersede.OWN:
+                raise Conflict(
+                    f"Promotion {older.id} of {older.requested_by_name} waits for the same alias, and policy "
+                    f"{newer.policy.name} does not let another person's take its place.",
+                    promotion=older.id,
+                    state=older.state.value,
+                )
             after = moved(older, State.SUPERSEDED, at=newer.created_at, reason=f"superseded by {newer.id}")
-            await work.promotions.save(older, after)
-            work.record(promotion_entry("promotion.superseded", after, by=newer.id))
-            work.announce(topic_of(after.id))
+            await work.promotions.save(older, replace(after, due_at=None))
+            tell(work, "promotion.superseded", after, by=newer.id)
+
+
+_DECIDED = {Outcome.APPROVE: "decision.approved", Outcome.REJECT: "decision.rejected"}
+
+
+def need_reason(policy: Policy, what: ReasonFor, reason: str) -> None:
+    """Raise ``InvalidInput`` if the policy asks for a reason and there is none."""
+    if what in policy.reasons and not reason.strip():
+        raise InvalidInput("reason", f"expected a reason: policy {policy.name} asks for one to {what}")
+
+
+def may_withdraw(principal: Principal, promotion: Promotion) -> bool:
+    """Whether it is the principal's own, and not too late to take it back."""
+    return promotion.requested_by == principal.id and State.WITHDRAWN in MOVES[promotion.state]
+
+
+def check_measured(promotion: Promotion) -> None:
+    """Raise ``Conflict`` while nobody knows what they would decide on."""
+    if promotion.digest is None:
+        raise Conflict(
+            f"The artifacts of promotion {promotion.id} are still being read; decide when their digest is known.",
+            promotion=promotion.id,
+            state=promotion.state.value,
+        )
+
+
+def check_revision(promotion: Promotion, seen: int | None) -> None:
+    """Raise ``PreconditionFailed`` if somebody looked at another revision of it."""
+    if seen is not None and seen != promotion.revision:
+        raise _changed_meanwhile(promotion)
+
+
+def facts_seen(taken: Taken | None) -> str:
+    """What tells evidence that somebody looked at from other evidence; empty if there is none."""
+    if taken is None:
+        return ""
+    return hashlib.sha256(json.dumps(taken.facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _changed_meanwhile(promotion: Promotion) -> PreconditionFailed:
+    return PreconditionFailed(
+        f"Promotion {promotion.id} was changed meanwhile; look at it again.",
+        promotion=promotion.id,
+        state=promotion.state.value,
+    )
+
+
+def is_same_version(promotion: Promotion, other: Promotion) -> bool:
+    """Whether both pin the very same bytes of the very same version. A digest not known yet is compared later."""
+    return (
+        promotion.model_created_at == other.model_created_at
+        and (not other.version_created_at or promotion.version_created_at == other.version_created_at)
+        and promotion.source_uri == other.source_uri
+        and (promotion.digest is None or promotion.digest == other.digest)
+    )
+
+
+def waits_for_in_short(promotion: Promotion) -> str:
+    """What is missing, as far as the record tells, for a person to read."""
+    if promotion.digest is None:
+        return "its artifacts to be read"
+    return waits_for(tuple(each for each in assess(recorded_case(promotion)) if each.rule == "approvals"))
 
 
 def _is_overtaken(existing: Promotion, newer: Promotion) -> bool:
-    """A rollback does not wait for the approvals of an ordinary promotion of the same version."""
-    return newer.kind is Kind.ROLLBACK and existing.kind is not Kind.ROLLBACK and existing.state in TAKES_NEWER
+    """What is more urgent does not wait for what a slower lane asks of the same version."""
+    return URGENCY[newer.kind] > URGENCY[existing.kind] and existing.state in TAKES_NEWER
 
 
-def waits_for(promotion: Promotion) -> str:
-    """What is missing, for a person to read."""
-    missing = [status for status in progress_of(promotion) if status.missing]
-    return " and ".join(f"{_counted(status.missing)} by {status.rule.who}" for status in missing) or "nothing"
+def _not_protected(key: AliasKey) -> NotFound:
+    return NotFound(
+        f"No policy protects alias {key.alias} of model {key.model}; it can be set directly through MLflow.",
+        model=key.model,
+        alias=key.alias,
+    )
 
 
-def _counted(approvals: int) -> str:
-    return "1 approval" if approvals == 1 else f"{approvals} approvals"
+async def _resource(work: UnitOfWork, principal: Principal, key: AliasKey) -> Resource:
+    return await model_for(work, principal, key.model, key.alias, workspace=key.workspace)

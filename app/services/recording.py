@@ -8,9 +8,12 @@ from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.access import Principal
 from app.domain.audit import ANONYMOUS, SYSTEM_WORKER, Actor, ChainedEntry, Entry, Verification, Verifier
 from app.domain.errors import CountersignError, NotAuthenticated
+from app.domain.events import Event, EventType
+from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.problems import problem_of
-from app.domain.promotions import Promotion
+from app.domain.promotions import AliasKey, Promotion
 from app.ports import Clock
+from app.services.identifiers import new_id
 
 UnitOfWorkFactory = Callable[[], UnitOfWork]
 
@@ -19,25 +22,52 @@ def actor_of(principal: Principal | None) -> Actor:
     return Actor(id=principal.id, name=principal.name) if principal else ANONYMOUS
 
 
-def promotion_entry(
-    action: str, promotion: Promotion, *, actor: Actor = SYSTEM_WORKER, **details: str | int | bool | None
-) -> Entry:
-    """An entry about a promotion: always which model, alias and versions, and the state it is in now."""
-    return Entry(
-        at=promotion.updated_at,
-        actor=actor,
-        action=action,
-        object_id=promotion.id,
-        details={
-            "model": promotion.model,
-            "alias": promotion.alias,
-            "from_version": promotion.from_version,
-            "to_version": promotion.to_version,
-            "state": promotion.state.value,
-            **({"reason": promotion.state_reason} if promotion.state_reason else {}),
-            **details,
-        },
-    )
+def topic_of(promotion_id: str) -> str:
+    """What to subscribe to, to follow a promotion."""
+    return f"promotion:{promotion_id}"
+
+
+def alias_topic(key: AliasKey) -> str:
+    """What to subscribe to, to follow an alias."""
+    return f"alias:{key}"
+
+
+EVENTS_TOPIC = "events"
+"""What to subscribe to, to follow all events."""
+
+
+def tell(
+    work: UnitOfWork,
+    action: str,
+    promotion: Promotion,
+    *,
+    actor: Actor = SYSTEM_WORKER,
+    **details: str | int | bool | None,
+) -> None:
+    """Put what happened to a promotion into the audit log, make it an event, and wake whoever follows it.
+
+    Always said: which model, alias and versions, and the state it is in now. ``action`` is in the past tense:
+    ``promotion.approved``; it is an event if there is a type of that name.
+    """
+    said = {
+        "model": promotion.model,
+        "alias": promotion.alias,
+        **({} if promotion.workspace == DEFAULT_WORKSPACE else {"workspace": promotion.workspace}),
+        "from_version": promotion.from_version,
+        "to_version": promotion.to_version,
+        "state": promotion.state.value,
+        **({"reason": promotion.state_reason} if promotion.state_reason else {}),
+        **details,
+    }
+    work.record(Entry(promotion.updated_at, actor, action, promotion.id, said))
+    if action in _EVENTS:
+        data = {**said, "kind": promotion.kind.value, "by": actor.name}
+        work.emit(Event(new_id("evn"), EventType(action), promotion.id, promotion.updated_at, promotion.key, data))
+        work.announce(EVENTS_TOPIC)
+    work.announce(topic_of(promotion.id))
+
+
+_EVENTS = frozenset(EventType)
 
 
 class AuditTrail:

@@ -8,14 +8,13 @@ from dataclasses import astuple, dataclass
 
 from app.domain.access import Permission, Principal, may, require
 from app.domain.errors import NotFound
-from app.domain.grants import Resource
+from app.domain.grants import DEFAULT_WORKSPACE, Resource
 from app.domain.names import ModelReference, no_model, no_version, parse_models_uri
 from app.domain.policies import policy_for
-from app.domain.promotions import Promotion
+from app.domain.promotions import AliasKey, Promotion
 from app.domain.storage import physical_uri
 from app.ports import Changes, ModelRegistry
-from app.services.applying import alias_topic
-from app.services.recording import UnitOfWorkFactory
+from app.services.recording import UnitOfWorkFactory, alias_topic
 from app.services.resources import model_for
 
 
@@ -111,7 +110,7 @@ class Resolver:
         if reference.alias is None:
             return await self.resolve(principal, uri)
         deadline = time.monotonic() + timeout_s
-        async with self._changes.subscribe(alias_topic(reference.model, reference.alias)) as subscription:
+        async with self._changes.subscribe(alias_topic(_key(reference))) as subscription:
             resolution = await self.resolve(principal, uri)
             while resolution.etag == seen:
                 left = deadline - time.monotonic()
@@ -133,10 +132,12 @@ class Resolver:
     async def _approved(self, reference: ModelReference) -> Promotion | None:
         async with self._unit_of_work() as work:
             if reference.version is not None:
-                return await work.promotions.approved_promotion_of(reference.model, reference.version)
-            alias = reference.alias or ""
-            holder = await work.aliases.get(reference.model, alias)
-            if holder and policy_for(await work.policies.in_force(), reference.model, alias):
+                return await work.promotions.approved_promotion_of(
+                    DEFAULT_WORKSPACE, reference.model, reference.version
+                )
+            key = _key(reference)
+            holder = await work.aliases.get(key)
+            if holder and policy_for(await work.policies.in_force(), key.model, key.alias):
                 return await work.promotions.get(holder.promotion_id)
         return None
 
@@ -148,3 +149,8 @@ class Resolver:
                 f"Model {reference.model} has no alias {reference.alias}.", model=reference.model, alias=reference.alias
             )
         return version
+
+
+def _key(reference: ModelReference) -> AliasKey:
+    """The alias that a reference names; ``models:/`` URIs are of the default workspace."""
+    return AliasKey(DEFAULT_WORKSPACE, reference.model, reference.alias or "")

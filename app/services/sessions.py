@@ -59,7 +59,12 @@ class Sessions:
             raise _unknown()
         return Verified(
             identity=principal.identity,
-            credential=Credential(CredentialKind.SESSION, id=session.id, authenticated_at=session.authenticated_at),
+            credential=Credential(
+                CredentialKind.SESSION,
+                id=session.id,
+                authenticated_at=session.authenticated_at,
+                acr=session.acr,
+            ),
             expires_at=self._lifetimes.believed_until(session, now).timestamp(),
         )
 

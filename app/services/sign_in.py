@@ -19,6 +19,7 @@ from app.domain.sessions import (
     EndReason,
     Lifetimes,
     Session,
+    StepUp,
     has_form_of_secret,
     safe_return,
 )
@@ -116,8 +117,10 @@ class SignIn:
         """Where people may sign in."""
         return tuple(self._providers.values())
 
-    async def start(self, name: str, return_to: str | None, browser: Browser) -> Begun:
-        """Begin a sign-in at a provider.
+    async def start(
+        self, name: str, return_to: str | None, browser: Browser, *, step_up: StepUp | None = None
+    ) -> Begun:
+        """Begin a sign-in at a provider; with ``step_up``, one at which they prove anew who they are.
 
         Raises:
             NotFound: there is no such provider. Unavailable: it is away. TooManyRequests: too many were begun.
@@ -130,7 +133,7 @@ class SignIn:
         known = browser.binding
         binding = known if known is not None and has_form_of_secret(known) else secrets.token_urlsafe(32)
         url = await provider.party.authorization_url(
-            redirect_uri=self._redirect_uri(name), state=state, nonce=nonce, verifier=verifier
+            redirect_uri=self._redirect_uri(name), state=state, nonce=nonce, verifier=verifier, step_up=step_up
         )
         begun = SignInBegun(
             browser_digest=digest_of(binding),
@@ -259,7 +262,8 @@ class SignIn:
             principal_name=identity.name,
             provider=provider.name,
             created_at=now,
-            authenticated_at=min(signed_in.authenticated_at, now),
+            authenticated_at=signed_in.authenticated_at,
+            acr=signed_in.acr,
             last_seen_at=now,
             expires_at=now + self._lifetimes.absolute,
             address=browser.address[:64],

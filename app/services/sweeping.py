@@ -20,23 +20,28 @@ class Sweeping:
         self._clock = clock
 
     async def sweep(self) -> None:
-        """Queue what nothing has touched for a while, and end rollouts past their deadline."""
+        """Queue what nothing has touched for a while, or whose time has come; end rollouts past their deadline."""
         before = self._clock.now() - UNTOUCHED
         async with self._unit_of_work() as work:
-            for promotion in await work.promotions.unsettled([State.APPROVED, State.APPLYING], untouched_since=before):
+            for promotion in await work.promotions.unsettled([State.APPLYING], untouched_since=before):
                 await work.jobs.ensure_advancing(promotion.id)
+            for promotion_id in await work.promotions.due(self._clock.now()):
+                await work.jobs.ensure_advancing(promotion_id)
             for delivery_id in await work.deliveries.overdue(before):
                 await work.jobs.ensure_delivering(delivery_id)
             await work.commit()
         await self._end_late_rollouts()
 
     async def remove_expired(self) -> None:
-        """Remove sessions, tokens, logins and what was begun to get them, a while after their end."""
+        """Remove sessions, tokens, logins and what was begun to get them, a while after their end; and the files of
+        promotions that are settled, of which the digest stays.
+        """
         now = self._clock.now()
         async with self._unit_of_work() as work:
             await work.tokens.sweep(now)
             await work.logins.sweep(now)
             await work.sessions.sweep(now)
+            await work.measurements.forget_settled()
             await work.commit()
 
     async def waiting(self) -> Mapping[State, int]:

@@ -177,7 +177,11 @@ class Tokens:
         return Verified(
             identity=known.identity,
             credential=Credential(
-                kind=token.kind, id=token.id, scopes=token.scopes, authenticated_at=known.authenticated_at
+                kind=token.kind,
+                id=token.id,
+                scopes=token.scopes,
+                authenticated_at=known.authenticated_at,
+                acr=known.acr,
             ),
             expires_at=token.expires_at.timestamp(),
         )

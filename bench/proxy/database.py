@@ -64,8 +64,9 @@ class Postgres:
 
 @contextmanager
 def running_postgres(folder: Path) -> Iterator[Postgres]:
-    """A new cluster in ``folder``, with PostgreSQL's own settings."""
+    """The cluster in ``folder``, made if it is not there, with PostgreSQL's own settings."""
     data = open_data_folder(folder)
+    is_new = not data.postgres.exists()
     cluster = prepare_cluster(data, print)
     part = postgres_part(cluster, data.logs)
     part.before_start()
@@ -76,5 +77,6 @@ def running_postgres(folder: Path) -> Iterator[Postgres]:
     command = [*part.command, "-c", f"log_line_prefix={_NAME_OF_DATABASE}"]
     with running(part.name, command, ready, folder=data.logs, user=part.user, how=part.stop_signal):
         postgres = Postgres(cluster, data.logs / f"{part.name}.log")
-        postgres.execute(f"CREATE DATABASE {OURS}", f"CREATE DATABASE {MLFLOW}")
+        if is_new:
+            postgres.execute(f"CREATE DATABASE {OURS}", f"CREATE DATABASE {MLFLOW}")
         yield postgres

@@ -69,7 +69,12 @@ def test_whatever_is_not_about_the_whole_server_can_be_given_by_a_role_on_a_part
 
 def test_administering_is_neither_asking_nor_rolling_back() -> None:
     held = ROLE_PERMISSIONS[Role.ADMINISTRATOR]
-    others = {Permission.PROMOTIONS_REQUEST, Permission.PROMOTIONS_DECIDE, Permission.PROMOTIONS_ROLLBACK}
+    others = {
+        Permission.PROMOTIONS_REQUEST,
+        Permission.PROMOTIONS_DECIDE,
+        Permission.PROMOTIONS_ROLLBACK,
+        Permission.CHECKS_POST,
+    }
     assert not held & others
     for role in set(Role) - {Role.ADMINISTRATOR}:
         assert Permission.GRANTS_ADMINISTER not in ROLE_PERMISSIONS[role]

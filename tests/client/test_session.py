@@ -6,7 +6,6 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -103,17 +102,6 @@ def test_a_login_that_ended_is_forgotten_and_the_person_told(
     with pytest.raises(NotSignedIn, match=f"not signed in at {gateway.url}. Run: countersign login"):
         access_token(gateway.url)
     assert len(gateway.forms("/auth/token")) == 1, "a used token is not shown again and again"
-
-
-def test_without_the_command_the_person_is_told_of_the_module(
-    gateway: Standin, store: LoginStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def nothing(name: str) -> None:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "distribution", nothing)
-    with pytest.raises(NotSignedIn, match=f"Run: python -m countersign_client {gateway.url}"):
-        access_token(gateway.url)
 
 
 def test_a_process_that_dies_before_it_wrote_costs_the_login_and_nothing_else(

@@ -110,7 +110,7 @@ def test_what_is_approved_while_mlflow_is_away_is_applied_when_it_is_back(
     promotion = countersign.ask(model_name, "1")
     mlflow_may_go.way.shut()
     assert countersign.approve(promotion["id"]).status_code == 200
-    countersign.follow(promotion["id"], "applying")
+    countersign.follow(promotion["id"], "approved")
     until(lambda: "job_waits" in countersign.log("worker"), "the worker meeting the outage")
     assert mlflow_server.holder(model_name) is None
 
@@ -119,6 +119,7 @@ def test_what_is_approved_while_mlflow_is_away_is_applied_when_it_is_back(
     assert mlflow_server.holder(model_name) == "1"
     assert countersign.audit(promotion["id"]) == [
         "promotion.requested",
+        "decision.approved",
         "promotion.approved",
         "promotion.applying",
         "promotion.applied",
@@ -289,7 +290,6 @@ def test_a_yaml_file_that_is_wrong_is_one_line_that_names_the_place(countersign:
     file = tmp_path / "wrong.yaml"
     file.write_text("kind: Policy\nname: p\nmodels: '*'\nalias: production\napprovals: nobody\n")
     [line] = refused(countersign.environment, "apply", "-f", str(file))
-    assert "document 1" in line
-    assert "approvals" in line
+    assert "wrong.yaml, line 5, column 1: approvals" in line
     with psycopg.connect(countersign.environment["COUNTERSIGN_DATABASE_URL"], autocommit=True) as connection:
         assert connection.execute("SELECT count(*) FROM policy_revisions WHERE name = 'p'").fetchone() == (0,)

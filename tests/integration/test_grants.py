@@ -35,6 +35,7 @@ from app.services.explaining import Explaining, Question
 from app.services.granting import GrantBook
 from app.services.grants import GrantFilter, Grants
 from app.services.principals import Principals
+from tests.configuring import configuration_of, policies_of
 from tests.principals import principal
 
 SETTINGS = grants_of_roles(
@@ -80,7 +81,7 @@ def grants(database: Database) -> Grants:
 
 @pytest.fixture
 def configuration(database: Database) -> Configuration:
-    return Configuration(database.unit_of_work, SystemClock(), SETTINGS)
+    return configuration_of(database, SETTINGS)
 
 
 async def entries(database: Database) -> list[Mapping[str, Any]]:
@@ -220,7 +221,7 @@ async def test_the_last_administrator_stays_though_two_remove_each_other_at_once
         {"kind": "Grant", "name": g.name, "role": "administrator", "subject": {"person": g.subject.person}}
         for g in both
     ]
-    await Configuration(database.unit_of_work, SystemClock()).apply(documents)
+    await configuration_of(database).apply(documents)
     a, b = principal("a", grants=both), principal("b", grants=both)
     outcomes = await asyncio.gather(grants.remove(a, "admin-b"), grants.remove(b, "admin-a"), return_exceptions=True)
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Forbidden", "NoneType"]
@@ -419,7 +420,7 @@ async def test_pruning_removes_what_is_not_named_and_never_the_settings(
 
 
 async def test_applying_leaves_somebody_who_administers_unless_forced(database: Database) -> None:
-    configuration = Configuration(database.unit_of_work, SystemClock())
+    configuration = configuration_of(database)
     await configuration.apply([GRANT], prune=True)  # nobody administered before
     assert await Grants(database.unit_of_work, SystemClock()).nobody_administers()
     admin = {"kind": "Grant", "name": "admins", "role": "administrator", "subject": {"group": "ops"}}
@@ -429,7 +430,7 @@ async def test_applying_leaves_somebody_who_administers_unless_forced(database: 
         await configuration.apply([denial])
     with pytest.raises(WouldLockOut):
         await configuration.apply([], prune=True)
-    with_settings = Configuration(database.unit_of_work, SystemClock(), SETTINGS)
+    with_settings = configuration_of(database, SETTINGS)
     assert [change.action for change in await with_settings.apply([], prune=True)] == ["removed", "removed"]
     await configuration.apply([admin])
     await configuration.apply([], prune=True, force=True)
@@ -510,10 +511,8 @@ async def test_why_is_answered_for_oneself_and_for_others_only_to_who_reads_gran
     assert (await explaining.check(AUDITOR, question, principal_id=ROOT.id)).allowed
 
 
-async def test_why_may_i_not_approve_says_what_the_policy_asks_for(
-    database: Database, configuration: Configuration
-) -> None:
-    await configuration.ensure_default_policy()
+async def test_why_may_i_not_approve_says_what_the_policy_asks_for(database: Database) -> None:
+    await policies_of(database).ensure_default()
     explaining = Explaining(database.unit_of_work, SETTINGS)
     question = Question(permission=Permission.PROMOTIONS_DECIDE, model="iris", alias="production")
     lead = await explaining.check(who("lead", "leads"), question)

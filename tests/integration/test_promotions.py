@@ -10,7 +10,7 @@ import pytest
 
 from tests.platform import Countersign, MlflowServer
 
-STORY = ["promotion.requested", "promotion.approved", "promotion.applying", "promotion.applied"]
+STORY = ["promotion.requested", "decision.approved", "promotion.approved", "promotion.applying", "promotion.applied"]
 
 
 @pytest.fixture

@@ -6,22 +6,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Row, func, literal, or_, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Row, Text, and_, delete, func, literal, literal_column, or_, select, union_all
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.adapters.postgres.tables import alias_holders, promotions
-from app.domain.grants import fold
-from app.domain.promotions import OPEN
+from app.adapters.postgres.promotions import is_in
+from app.adapters.postgres.tables import alias_holders, promoted_aliases, promotions
+from app.domain.grants import DEFAULT_WORKSPACE, fold
+from app.domain.promotions import OPEN, AliasKey
 
 _FOLDED_ROOT = func.lower(promotions.c.artifact_root)
 """Some file systems take ``M-ABC`` and ``m-abc`` for one folder, so bytes are guarded whatever the case."""
 
-
-_IS_GOVERNED = or_(
-    promotions.c.state.in_([state.value for state in OPEN]),
-    promotions.c.id.in_(select(alias_holders.c.promotion_id)),
-)
+_SEGMENTS = func.string_to_array(_FOLDED_ROOT, literal_column("'/'"), type_=ARRAY(Text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +30,7 @@ class Holder:
     version: str
     promotion_id: str
     since: datetime
+    workspace: str = DEFAULT_WORKSPACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +43,36 @@ class Governance:
     alias: str
     version: str
     state: str
+    workspace: str = DEFAULT_WORKSPACE
 
 
 class AliasHolders:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def get(self, model: str, alias: str) -> Holder | None:
-        query = select(alias_holders).where(alias_holders.c.model == model, alias_holders.c.alias == alias)
+    async def get(self, key: AliasKey) -> Holder | None:
+        query = select(alias_holders).where(
+            alias_holders.c.workspace == key.workspace,
+            alias_holders.c.model == key.model,
+            alias_holders.c.alias == key.alias,
+        )
         row = (await self._connection.execute(query)).first()
-        if row is None:
-            return None
-        return Holder(row.model, row.alias, row.version, row.promotion_id, row.since)
+        return _holder(row) if row else None
 
-    async def held(self) -> set[tuple[str, str, str, int]]:
-        """Every alias that is held: model, alias, version, and when the model was created, in ms since the epoch."""
+    async def all(self) -> Sequence[Holder]:
+        """Every alias that a promotion of ours has moved, and who holds it."""
+        return [_holder(row) for row in await self._connection.execute(select(alias_holders))]
+
+    async def held(self) -> set[tuple[AliasKey, str, int]]:
+        """Every alias that is held, its version, and when the model was created, in ms since the epoch."""
         by = alias_holders.join(promotions, promotions.c.id == alias_holders.c.promotion_id)
         query = select(alias_holders, promotions.c.model_created_at).select_from(by)
         rows = await self._connection.execute(query)
-        return {(row.model, row.alias, row.version, row.model_created_at) for row in rows}
+        return {(AliasKey(row.workspace, row.model, row.alias), row.version, row.model_created_at) for row in rows}
 
     async def put(self, holder: Holder) -> None:
         values = {
+            "workspace": holder.workspace,
             "model": holder.model,
             "alias": holder.alias,
             "version": holder.version,
@@ -74,15 +80,27 @@ class AliasHolders:
             "since": holder.since,
         }
         await self._connection.execute(
-            insert(alias_holders).values(values).on_conflict_do_update(index_elements=["model", "alias"], set_=values)
+            insert(alias_holders)
+            .values(values)
+            .on_conflict_do_update(index_elements=["workspace", "model", "alias"], set_=values)
         )
 
-    async def governing_version(self, models: Collection[str], version: str) -> Governance | None:
-        return await self._governing(await self._is_one_of(models), promotions.c.to_version == version)
+    async def remove(self, key: AliasKey) -> None:
+        """No promotion stands behind the holder of an alias any more."""
+        await self._connection.execute(
+            delete(alias_holders).where(
+                alias_holders.c.workspace == key.workspace,
+                alias_holders.c.model == key.model,
+                alias_holders.c.alias == key.alias,
+            )
+        )
 
-    async def governing_model(self, models: Collection[str]) -> Governance | None:
+    async def governing_version(self, workspace: str, models: Collection[str], version: str) -> Governance | None:
+        return await self._governing_one_of(workspace, models, promotions.c.to_version == version)
+
+    async def governing_model(self, workspace: str, models: Collection[str]) -> Governance | None:
         """Whether one of ``models`` is governed, whatever its case and width: some databases see no difference."""
-        return await self._governing(await self._is_one_of(models))
+        return await self._governing_one_of(workspace, models)
 
     async def governing_run(self, run_id: str) -> Governance | None:
         return await self._governing(or_(func.lower(promotions.c.run_id) == run_id.lower(), _is_under(run_id)))
@@ -99,21 +117,56 @@ class AliasHolders:
     async def governing_logged_model(self, model_id: str) -> Governance | None:
         return await self._governing(_is_under(f"models/{model_id}"))
 
-    async def _governing(self, *conditions: ColumnElement[bool]) -> Governance | None:
-        query = select(promotions).where(*conditions, _IS_GOVERNED).order_by(promotions.c.created_at).limit(1)
-        row = (await self._connection.execute(query)).first()
+    async def _governing_one_of(
+        self, workspace: str, models: Collection[str], *conditions: ColumnElement[bool]
+    ) -> Governance | None:
+        folded = {fold(model) for model in models}
+        query = select(promoted_aliases.c.model).distinct().where(promoted_aliases.c.folded_model.in_(folded))
+        names = [str(name) for name in await self._connection.scalars(query)]
+        if not names:
+            return None
+        of_model = (promotions.c.workspace == workspace, promotions.c.model.in_(names))
+        # Of a model there may be many promotions, but few holders.
+        held = (alias_holders.c.workspace == workspace, alias_holders.c.model.in_(names))
+        return await self._governing(*of_model, *conditions, held=held)
+
+    async def _governing(
+        self, *conditions: ColumnElement[bool], held: Sequence[ColumnElement[bool]] = ()
+    ) -> Governance | None:
+        """The first promotion of these that is open, or by which an alias is held (``held``: what is known of that)."""
+        is_open = select(*_GOVERNANCE).where(*conditions, is_in(OPEN))
+        holds = alias_holders.join(promotions, promotions.c.id == alias_holders.c.promotion_id)
+        is_held = select(*_GOVERNANCE).select_from(holds).where(*conditions, *held)
+        both = union_all(is_open, is_held).subquery()
+        row = (await self._connection.execute(select(both).order_by(both.c.created_at).limit(1))).first()
         return _governance(row) if row else None
 
-    async def _is_one_of(self, models: Collection[str]) -> ColumnElement[bool]:
-        meant = {fold(model) for model in models}
-        names = await self._connection.scalars(select(promotions.c.model).distinct().where(_IS_GOVERNED))
-        return promotions.c.model.in_([name for name in names if fold(name) in meant])
+
+_GOVERNANCE = (
+    promotions.c.id,
+    promotions.c.policy_name,
+    promotions.c.workspace,
+    promotions.c.model,
+    promotions.c.alias,
+    promotions.c.to_version,
+    promotions.c.state,
+    promotions.c.created_at,
+)
 
 
 def _is_under(segments: str) -> ColumnElement[bool]:
     """Whether the root of the artifacts lies in a folder of this name, wherever that is."""
-    return (literal("/") + _FOLDED_ROOT + "/").contains(f"/{segments.lower()}/", autoescape=True)
+    folded = segments.lower()
+    # The index finds those that have each of the names, in whatever order.
+    return and_(
+        _SEGMENTS.contains(folded.split("/")),
+        (literal("/") + _FOLDED_ROOT + "/").contains(f"/{folded}/", autoescape=True),
+    )
+
+
+def _holder(row: Row[tuple[object, ...]]) -> Holder:
+    return Holder(row.model, row.alias, row.version, row.promotion_id, row.since, row.workspace)
 
 
 def _governance(row: Row[tuple[object, ...]]) -> Governance:
-    return Governance(row.id, row.policy_name, row.model, row.alias, row.to_version, row.state)
+    return Governance(row.id, row.policy_name, row.model, row.alias, row.to_version, row.state, row.workspace)

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.tables import deployments
 from app.domain.deployments import Deployment, Phase, no_deployment
+from app.domain.grants import DEFAULT_WORKSPACE
 
 
 class Deployments:
@@ -27,13 +28,17 @@ class Deployments:
             raise no_deployment(deployment_id)
         return _deployment(row)
 
-    async def find(self, *, model: str | None = None, target: str | None = None) -> list[Deployment]:
+    async def find(
+        self, *, model: str | None = None, target: str | None = None, workspace: str | None = None
+    ) -> list[Deployment]:
         """By target and model."""
         query = select(deployments).order_by(deployments.c.target, deployments.c.model)
         if model is not None:
             query = query.where(deployments.c.model == model)
         if target is not None:
             query = query.where(deployments.c.target == target)
+        if workspace is not None:
+            query = query.where(deployments.c.workspace == workspace)
         return [_deployment(row) for row in await self._connection.execute(query)]
 
     async def of_promotion(self, promotion_id: str) -> list[Deployment]:
@@ -45,6 +50,7 @@ class Deployments:
         *,
         new_id: str,
         target: str,
+        workspace: str,
         model: str,
         version: str,
         uri: str,
@@ -67,6 +73,7 @@ class Deployments:
         first = {
             "id": new_id,
             "target": target,
+            "workspace": workspace,
             "model": model,
             "generation": 1,
             "observed_generation": 0,
@@ -76,7 +83,8 @@ class Deployments:
             insert(deployments)
             .values(first | desired)
             .on_conflict_do_update(
-                index_elements=["target", "model"], set_=desired | {"generation": deployments.c.generation + 1}
+                index_elements=["target", "workspace", "model"],
+                set_=desired | {"generation": deployments.c.generation + 1},
             )
             .returning(deployments)
         )
@@ -94,9 +102,13 @@ class Deployments:
             )
         )
 
-    async def newest_generation(self, target: str, model: str) -> int:
+    async def newest_generation(self, target: str, resource: str) -> int:
+        """Args: resource: what the target calls it (``Deployment.resource``)."""
+        before, _, model = resource.rpartition("/")
         query = select(func.coalesce(func.max(deployments.c.generation), 0)).where(
-            deployments.c.target == target, deployments.c.model == model
+            deployments.c.target == target,
+            deployments.c.workspace == (before or DEFAULT_WORKSPACE),
+            deployments.c.model == model,
         )
         return int(await self._connection.scalar(query) or 0)
 
@@ -118,4 +130,5 @@ def _deployment(row: Row[tuple[object, ...]]) -> Deployment:
         sequence=row.sequence,
         requested_at=row.requested_at,
         updated_at=row.updated_at,
+        workspace=row.workspace,
     )

@@ -38,6 +38,7 @@ class Logins:
                 scopes=sorted(login.scopes),
                 refresh_digest=refresh_digest,
                 authenticated_at=login.authenticated_at,
+                acr=login.acr,
                 created_at=login.created_at,
                 refreshed_at=login.refreshed_at,
                 expires_at=login.expires_at,
@@ -123,11 +124,13 @@ class Logins:
         row = (await self._connection.execute(query.with_for_update())).first()
         return _device(row) if row else None
 
-    async def decide_device(self, user_code: str, *, state: str, principal_id: str, authenticated_at: datetime) -> None:
+    async def decide_device(
+        self, user_code: str, *, state: str, principal_id: str, authenticated_at: datetime | None, acr: str | None
+    ) -> None:
         await self._connection.execute(
             update(device_authorizations)
             .where(device_authorizations.c.user_code == user_code)
-            .values(state=state, principal_id=principal_id, authenticated_at=authenticated_at)
+            .values(state=state, principal_id=principal_id, authenticated_at=authenticated_at, acr=acr)
         )
 
     async def polled(self, device_digest: bytes, *, at: datetime, interval_s: int) -> None:
@@ -152,6 +155,7 @@ class Logins:
                 scopes=sorted(code.scopes),
                 principal_id=code.principal_id,
                 authenticated_at=code.authenticated_at,
+                acr=code.acr,
                 created_at=code.created_at,
                 expires_at=code.expires_at,
             )
@@ -207,6 +211,7 @@ def _login(row: Row[tuple[object, ...]]) -> Login:
         client=row.client,
         scopes=_scopes(row.scopes),
         authenticated_at=row.authenticated_at,
+        acr=row.acr,
         created_at=row.created_at,
         refreshed_at=row.refreshed_at,
         expires_at=row.expires_at,
@@ -232,6 +237,7 @@ def _device(row: Row[tuple[object, ...]]) -> DeviceAuthorization:
         polled_at=row.polled_at,
         principal_id=row.principal_id,
         authenticated_at=row.authenticated_at,
+        acr=row.acr,
     )
 
 
@@ -243,6 +249,7 @@ def _code(row: Row[tuple[object, ...]]) -> AuthorizationCode:
         scopes=_scopes(row.scopes),
         principal_id=row.principal_id,
         authenticated_at=row.authenticated_at,
+        acr=row.acr,
         created_at=row.created_at,
         expires_at=row.expires_at,
         login_id=row.login_id,

@@ -47,6 +47,11 @@ class Principals:
         row = (await self._connection.execute(select(principals).where(principals.c.id == principal_id))).first()
         return known_principal(row) if row else None
 
+    async def named(self, name: str) -> Sequence[KnownPrincipal]:
+        """Those whom their providers call so; two at most, for who wants to know if there is one."""
+        wanted = select(principals).where(principals.c.name == name).order_by(principals.c.id).limit(2)
+        return [known_principal(row) for row in await self._connection.execute(wanted)]
+
     async def page(self, *, after: str, limit: int, search: str = "") -> Sequence[KnownPrincipal]:
         """By id, those after ``after``; only those whose id or name holds ``search``."""
         wanted = select(principals).where(principals.c.id > after).order_by(principals.c.id).limit(limit)

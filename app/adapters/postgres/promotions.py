@@ -5,19 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import product
 
-from sqlalchemy import Row, Text, and_, cast, func, insert, select, text, tuple_, update
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    and_,
+    bindparam,
+    func,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.adapters.postgres.tables import alias_holders, decisions, policy_revisions, promotions
+from app.adapters.postgres.ordered import Keys, Ordered, columns_of
+from app.adapters.postgres.tables import alias_holders, decisions, policy_revisions, promoted_aliases, promotions
 from app.domain.errors import Conflict
+from app.domain.grants import fold
 from app.domain.policies import policy_from_document
 from app.domain.promotions import (
     GOOD,
     TAKES_NEWER,
     UNSETTLED,
+    AliasKey,
     Decision,
     Filter,
     Kind,
@@ -35,15 +50,17 @@ _WITH_POLICY = select(promotions, policy_revisions.c.document).join(
     ),
 )
 
+_BY_TIME = Ordered(promotions.c.created_at, promotions.c.id, newest_first=True)
+
 
 class Promotions:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def lock_alias(self, model: str, alias: str) -> None:
+    async def lock_alias(self, key: AliasKey) -> None:
         """Let no other transaction open or begin a promotion of this alias until this one ends."""
         await self._connection.execute(
-            text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"promotion:{model}@{alias}"}
+            text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"promotion:{key}"}
         )
 
     async def get(self, promotion_id: str, *, for_update: bool = False) -> Promotion:
@@ -56,40 +73,61 @@ class Promotions:
             raise no_promotion(promotion_id)
         return found[0]
 
-    async def find_open(self, model: str, alias: str, version: str) -> Promotion | None:
+    async def find(self, promotion_id: str) -> Promotion | None:
+        return next(iter(await self._read(_WITH_POLICY.where(promotions.c.id == promotion_id))), None)
+
+    async def find_open(self, key: AliasKey, version: str) -> Promotion | None:
         """The promotion of this very version that is not settled yet."""
         query = _WITH_POLICY.where(
-            promotions.c.model == model,
-            promotions.c.alias == alias,
+            *_of(key),
             promotions.c.to_version == version,
-            promotions.c.state.in_([state.value for state in UNSETTLED]),
+            is_in(UNSETTLED),
         )
         return next(iter(await self._read(query)), None)
 
-    async def waiting(self, model: str, alias: str) -> list[Promotion]:
+    async def waiting(self, key: AliasKey) -> list[Promotion]:
         """Those that a newer promotion of the alias replaces, locked."""
-        query = _WITH_POLICY.where(
-            promotions.c.model == model,
-            promotions.c.alias == alias,
-            promotions.c.state.in_([state.value for state in TAKES_NEWER]),
-        ).with_for_update(of=promotions)
+        query = _WITH_POLICY.where(*_of(key), is_in(TAKES_NEWER)).with_for_update(of=promotions)
         return await self._read(query)
 
-    async def in_state(self, model: str, alias: str, state: State) -> list[Promotion]:
-        """Those of an alias in one state, locked."""
+    async def waiting_for_version(self, workspace: str, model: str, version: str) -> list[Promotion]:
+        """Those of one version, to whatever alias, that wait for something."""
         query = _WITH_POLICY.where(
-            promotions.c.model == model, promotions.c.alias == alias, promotions.c.state == state.value
-        ).with_for_update(of=promotions)
+            promotions.c.workspace == workspace,
+            promotions.c.model == model,
+            promotions.c.to_version == version,
+            is_in(TAKES_NEWER),
+        )
         return await self._read(query)
+
+    async def in_state(self, key: AliasKey, state: State) -> list[Promotion]:
+        """Those of an alias in one state, locked."""
+        query = _WITH_POLICY.where(*_of(key), is_in([state])).with_for_update(of=promotions)
+        return await self._read(query)
+
+    async def being_applied(self, workspace: str, model: str) -> list[Promotion]:
+        """Those of any alias of a model whose alias is being moved."""
+        query = _WITH_POLICY.where(
+            promotions.c.workspace == workspace,
+            promotions.c.model == model,
+            is_in([State.APPLYING]),
+        )
+        return await self._read(query)
+
+    async def ahead_of(self, promotion: Promotion) -> str | None:
+        """The id of another promotion of the same alias that is being applied."""
+        found = await self._connection.scalar(
+            select(promotions.c.id).where(*_of(promotion.key), is_in([State.APPLYING]), promotions.c.id != promotion.id)
+        )
+        return None if found is None else str(found)
 
     async def last_good_before(self, holder: Promotion) -> Promotion | None:
         """The promotion whose version held the alias last before the present holder's, and was good."""
         query = (
             _WITH_POLICY.where(
-                promotions.c.model == holder.model,
-                promotions.c.alias == holder.alias,
+                *_of(holder.key),
                 promotions.c.to_version != holder.to_version,
-                promotions.c.state.in_([state.value for state in GOOD]),
+                is_in(GOOD),
                 promotions.c.applied_at < holder.applied_at,
             )
             .order_by(promotions.c.applied_at.desc())
@@ -97,14 +135,29 @@ class Promotions:
         )
         return next(iter(await self._read(query)), None)
 
+    async def look_again(self, promotion_id: str, at: datetime | None) -> None:
+        """Write down when it is looked at next. That is no change that anybody follows, so its revision stays."""
+        await self._connection.execute(update(promotions).where(promotions.c.id == promotion_id).values(due_at=at))
+
+    async def due(self, now: datetime, *, limit: int = 500) -> list[str]:
+        """The ids of those that wait and are to be looked at by now, those first that have waited longest."""
+        query = (
+            select(promotions.c.id)
+            .where(
+                is_in(TAKES_NEWER),
+                promotions.c.due_at <= now,
+            )
+            .order_by(promotions.c.due_at)
+            .limit(limit)
+        )
+        return [str(each) for each in await self._connection.scalars(query)]
+
     async def unsettled(
         self, states: Iterable[State], *, untouched_since: datetime, limit: int = 500
     ) -> list[Promotion]:
         """Those in one of ``states`` that nothing has changed since a time, oldest first."""
         query = (
-            _WITH_POLICY.where(
-                promotions.c.state.in_([state.value for state in states]), promotions.c.updated_at < untouched_since
-            )
+            _WITH_POLICY.where(is_in(states), promotions.c.updated_at < untouched_since)
             .order_by(promotions.c.updated_at)
             .limit(limit)
         )
@@ -114,58 +167,44 @@ class Promotions:
         self, wanted: Filter, *, before: tuple[datetime, str] | None = None, limit: int = 50
     ) -> Sequence[Promotion]:
         """Newest first, up to ``limit``, those before the key (created_at, id) of the last one seen."""
-        query = _WITH_POLICY.order_by(promotions.c.created_at.desc(), promotions.c.id.desc()).limit(limit)
+        conditions = _conditions(wanted)
         if before:
-            query = query.where(tuple_(promotions.c.created_at, promotions.c.id) < tuple_(*before))
-        if wanted.model is not None:
-            query = query.where(promotions.c.model == wanted.model)
-        if wanted.alias is not None:
-            query = query.where(promotions.c.alias == wanted.alias)
-        if wanted.states is not None:
-            query = query.where(promotions.c.state.in_([state.value for state in wanted.states]))
-        if wanted.requested_by is not None:
-            query = query.where(promotions.c.requested_by == wanted.requested_by)
+            conditions.append(tuple_(promotions.c.created_at, promotions.c.id) < tuple_(*before))
         if wanted.among is not None:
-            # Two parameters, however many there are: PostgreSQL takes 32,767 of them at most.
-            among = (
-                func.unnest(
-                    cast([model for model, _ in wanted.among], ARRAY(Text)),
-                    cast([alias for _, alias in wanted.among], ARRAY(Text)),
-                )
-                .table_valued("model", "alias")
-                .render_derived()
-            )
-            query = query.where(
-                tuple_(promotions.c.model, promotions.c.alias).in_(select(among.c.model, among.c.alias))
-            )
-        return await self._read(query)
+            page = _BY_TIME.page_among(_keys(wanted.among, wanted.states), conditions, limit)
+        elif wanted.states is not None:
+            page = _BY_TIME.page_of_each({"state": [state.value for state in wanted.states]}, conditions, limit)
+        else:
+            page = _BY_TIME.page(conditions, limit)
+        return await self._read(_BY_TIME.sort(_WITH_POLICY.where(promotions.c.id.in_(page))))
 
-    async def aliases(self, wanted: Filter) -> Sequence[tuple[str, str]]:
-        """The (model, alias) of which there are promotions."""
-        query = select(promotions.c.model, promotions.c.alias).distinct()
+    async def aliases(self, wanted: Filter) -> Sequence[AliasKey]:
+        """The aliases of which there are promotions."""
+        query = select(promoted_aliases)
         if wanted.model is not None:
-            query = query.where(promotions.c.model == wanted.model)
+            query = query.where(promoted_aliases.c.model == wanted.model)
         if wanted.alias is not None:
-            query = query.where(promotions.c.alias == wanted.alias)
-        return [(row.model, row.alias) for row in await self._connection.execute(query)]
+            query = query.where(promoted_aliases.c.alias == wanted.alias)
+        if wanted.workspace is not None:
+            query = query.where(promoted_aliases.c.workspace == wanted.workspace)
+        return [AliasKey(row.workspace, row.model, row.alias) for row in await self._connection.execute(query)]
 
-    async def history(
-        self, model: str, alias: str, *, until: datetime | None = None, limit: int = 100
-    ) -> list[Promotion]:
+    async def history(self, key: AliasKey, *, until: datetime | None = None, limit: int = 100) -> list[Promotion]:
         """The promotions that moved an alias, newest first, those up to ``until``."""
-        query = _WITH_POLICY.where(
-            promotions.c.model == model, promotions.c.alias == alias, promotions.c.applied_at.is_not(None)
-        )
+        query = _WITH_POLICY.where(*_of(key), promotions.c.applied_at.is_not(None))
         if until is not None:
             query = query.where(promotions.c.applied_at <= until)
         return await self._read(query.order_by(promotions.c.applied_at.desc()).limit(limit))
 
-    async def approved_promotion_of(self, model: str, version: str) -> Promotion | None:
+    async def approved_promotion_of(self, workspace: str, model: str, version: str) -> Promotion | None:
         """The promotion by which a version holds an alias now, if one does."""
-        query = _WITH_POLICY.where(
+        query = _WITH_POLICY.join(alias_holders, alias_holders.c.promotion_id == promotions.c.id).where(
+            # Of the promotion too, but a model has few aliases, however often they were moved.
+            alias_holders.c.workspace == workspace,
+            alias_holders.c.model == model,
+            promotions.c.workspace == workspace,
             promotions.c.model == model,
             promotions.c.to_version == version,
-            promotions.c.id.in_(select(alias_holders.c.promotion_id)),
         )
         return next(iter(await self._read(query.order_by(promotions.c.applied_at.desc()).limit(1))), None)
 
@@ -173,9 +212,7 @@ class Promotions:
         """How many promotions are in each state that waits for somebody or something."""
         waiting = [State.PENDING, State.APPROVED, State.APPLYING, State.ROLLING_OUT]
         rows = await self._connection.execute(
-            select(promotions.c.state, func.count())
-            .where(promotions.c.state.in_([state.value for state in waiting]))
-            .group_by(promotions.c.state)
+            select(promotions.c.state, func.count()).where(is_in(waiting)).group_by(promotions.c.state)
         )
         found = {State(state): count for state, count in rows.tuples()}
         return {state: found.get(state, 0) for state in waiting}
@@ -186,6 +223,10 @@ class Promotions:
         Raises:
             Conflict: another open promotion of the same version came first.
         """
+        key = {"workspace": promotion.workspace, "model": promotion.model, "alias": promotion.alias}
+        await self._connection.execute(
+            insert(promoted_aliases).values(**key, folded_model=fold(promotion.model)).on_conflict_do_nothing()
+        )
         try:
             await self._connection.execute(
                 insert(promotions).values(
@@ -200,7 +241,6 @@ class Promotions:
                     source_uri=promotion.source_uri,
                     artifact_root=artifact_root,
                     uri=promotion.uri,
-                    digest=promotion.digest,
                     policy_name=promotion.policy.name,
                     policy_revision=promotion.policy.revision,
                     requested_by=promotion.requested_by,
@@ -208,6 +248,10 @@ class Promotions:
                     reason=promotion.reason,
                     created_at=promotion.created_at,
                     rolls_back=promotion.rolls_back,
+                    workspace=promotion.workspace,
+                    version_created_at=promotion.version_created_at,
+                    scheduled_for=promotion.scheduled_for,
+                    expires_at=promotion.expires_at,
                     **_changing(promotion),
                 )
             )
@@ -249,15 +293,66 @@ class Promotions:
         query = (
             select(decisions)
             .where(decisions.c.promotion_id.in_([promotion.id for promotion in found]))
-            .order_by(decisions.c.decided_at, decisions.c.principal_id)
+            .order_by(decisions.c.round, decisions.c.decided_at, decisions.c.principal_id)
         )
         for row in await self._connection.execute(query):
             given.setdefault(row.promotion_id, []).append(_decision(row))
         return [replace(promotion, decisions=tuple(given.get(promotion.id, ()))) for promotion in found]
 
 
+def is_in(states: Iterable[State]) -> ColumnElement[bool]:
+    """Whether a promotion is in one of the states.
+
+    They stand in the statement's text: with parameters, PostgreSQL would not know that an index of such rows will do.
+    """
+    values = sorted(state.value for state in states)
+    return promotions.c.state.in_(bindparam(None, values, expanding=True, literal_execute=True))
+
+
+def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+    """What a filter asks of a promotion, without states and ``among``."""
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.model is not None:
+        conditions.append(promotions.c.model == wanted.model)
+    if wanted.alias is not None:
+        conditions.append(promotions.c.alias == wanted.alias)
+    if wanted.workspace is not None:
+        conditions.append(promotions.c.workspace == wanted.workspace)
+    if wanted.requested_by is not None:
+        conditions.append(promotions.c.requested_by == wanted.requested_by)
+    if wanted.awaiting is not None:
+        decided_by = select(decisions.c.promotion_id).where(
+            decisions.c.promotion_id == promotions.c.id,
+            decisions.c.round == promotions.c.round,
+            or_(decisions.c.principal_id == wanted.awaiting, decisions.c.on_behalf_of == wanted.awaiting),
+        )
+        conditions += [is_in([State.PENDING]), promotions.c.requested_by != wanted.awaiting, ~decided_by.exists()]
+    return conditions
+
+
+def _keys(among: Sequence[AliasKey], states: Sequence[State] | None) -> Keys:
+    """Aliases, each in one of the states, if any are asked for."""
+    if states is None:
+        return columns_of(among)
+    those = list(product(among, states))
+    return {**columns_of([key for key, _ in those]), "state": [state.value for _, state in those]}
+
+
+def _of(key: AliasKey) -> tuple[ColumnElement[bool], ...]:
+    return (
+        promotions.c.workspace == key.workspace,
+        promotions.c.model == key.model,
+        promotions.c.alias == key.alias,
+    )
+
+
 def _changing(promotion: Promotion) -> dict[str, object]:
     return {
+        "digest": promotion.digest,
+        "round": promotion.round,
+        "void_reason": promotion.void_reason,
+        "due_at": promotion.due_at,
+        "reminded": promotion.reminded,
         "state": promotion.state.value,
         "state_reason": promotion.state_reason,
         "alias_moved": promotion.alias_moved,
@@ -292,6 +387,14 @@ def _promotion(row: Row[tuple[object, ...]]) -> Promotion:
         applied_at=row.applied_at,
         rolls_back=row.rolls_back,
         revision=row.revision,
+        workspace=row.workspace,
+        version_created_at=row.version_created_at,
+        scheduled_for=row.scheduled_for,
+        expires_at=row.expires_at,
+        round=row.round,
+        void_reason=row.void_reason,
+        due_at=row.due_at,
+        reminded=row.reminded,
     )
 
 
@@ -305,6 +408,9 @@ def _row(decision: Decision) -> dict[str, object]:
         "groups": sorted(decision.groups),
         "roles": sorted(decision.roles),
         "is_service": decision.is_service,
+        "round": decision.round,
+        "on_behalf_of": decision.on_behalf_of[0] if decision.on_behalf_of else None,
+        "on_behalf_of_name": decision.on_behalf_of[1] if decision.on_behalf_of else None,
     }
 
 
@@ -318,4 +424,6 @@ def _decision(row: Row[tuple[object, ...]]) -> Decision:
         groups=frozenset(row.groups),
         roles=frozenset(row.roles),
         is_service=row.is_service,
+        round=row.round,
+        on_behalf_of=(row.on_behalf_of, row.on_behalf_of_name) if row.on_behalf_of else None,
     )

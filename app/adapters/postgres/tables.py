@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Identity, Integer, LargeBinary, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData()
@@ -48,7 +48,7 @@ promotions = Table(
     Column("source_uri", Text, nullable=False),
     Column("artifact_root", Text, nullable=False),
     Column("uri", Text, nullable=False),
-    Column("digest", Text, nullable=False),
+    Column("digest", Text),
     Column("policy_name", Text, nullable=False),
     Column("policy_revision", Integer, nullable=False),
     Column("requested_by", Text, nullable=False),
@@ -62,25 +62,46 @@ promotions = Table(
     _moment("applied_at", nullable=True),
     Column("rolls_back", Text),
     Column("revision", Integer, nullable=False),
+    Column("workspace", Text, nullable=False),
+    Column("version_created_at", BigInteger, nullable=False),
+    _moment("scheduled_for", nullable=True),
+    _moment("expires_at", nullable=True),
+    Column("round", Integer, nullable=False),
+    Column("void_reason", Text),
+    _moment("due_at", nullable=True),
+    Column("reminded", Integer, nullable=False),
 )
 
 decisions = Table(
     "decisions",
     metadata,
     Column("promotion_id", Text, primary_key=True),
+    Column("round", Integer, primary_key=True),
     Column("principal_id", Text, primary_key=True),
     Column("principal_name", Text, nullable=False),
-    Column("outcome", Text, nullable=False),
+    Column("outcome", Text, primary_key=True),
     Column("reason", Text, nullable=False),
     _moment("decided_at"),
     Column("groups", ARRAY(Text), nullable=False),
     Column("roles", ARRAY(Text), nullable=False),
     Column("is_service", Boolean, nullable=False),
+    Column("on_behalf_of", Text),
+    Column("on_behalf_of_name", Text),
+)
+
+promoted_aliases = Table(
+    "promoted_aliases",
+    metadata,
+    Column("workspace", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("folded_model", Text, nullable=False),
 )
 
 alias_holders = Table(
     "alias_holders",
     metadata,
+    Column("workspace", Text, primary_key=True),
     Column("model", Text, primary_key=True),
     Column("alias", Text, primary_key=True),
     Column("version", Text, nullable=False),
@@ -93,6 +114,7 @@ deployments = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("target", Text, nullable=False),
+    Column("workspace", Text, nullable=False),
     Column("model", Text, nullable=False),
     Column("generation", Integer, nullable=False),
     Column("version", Text, nullable=False),
@@ -170,7 +192,8 @@ sessions = Table(
     Column("provider_session", Text),
     Column("logout_hint", LargeBinary),
     _moment("created_at"),
-    _moment("authenticated_at"),
+    _moment("authenticated_at", nullable=True),
+    Column("acr", Text),
     _moment("last_seen_at"),
     _moment("expires_at"),
     Column("address", Text, nullable=False),
@@ -201,7 +224,8 @@ logins = Table(
     Column("client", Text, nullable=False),
     Column("scopes", ARRAY(Text), nullable=False),
     Column("refresh_digest", LargeBinary),
-    _moment("authenticated_at"),
+    _moment("authenticated_at", nullable=True),
+    Column("acr", Text),
     _moment("created_at"),
     _moment("refreshed_at"),
     _moment("expires_at"),
@@ -249,6 +273,7 @@ device_authorizations = Table(
     Column("state", Text, nullable=False),
     Column("principal_id", Text),
     _moment("authenticated_at", nullable=True),
+    Column("acr", Text),
     _moment("created_at"),
     _moment("expires_at"),
     _moment("polled_at", nullable=True),
@@ -265,7 +290,8 @@ authorization_codes = Table(
     Column("challenge", Text, nullable=False),
     Column("scopes", ARRAY(Text), nullable=False),
     Column("principal_id", Text, nullable=False),
-    _moment("authenticated_at"),
+    _moment("authenticated_at", nullable=True),
+    Column("acr", Text),
     _moment("created_at"),
     _moment("expires_at"),
     Column("login_id", Text),
@@ -300,4 +326,173 @@ seen_token_ids = Table(
     Column("issuer", Text, primary_key=True),
     Column("token_id", Text, primary_key=True),
     _moment("expires_at"),
+)
+
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("promotion_id", Text, primary_key=True),
+    _moment("taken_at"),
+    Column("facts", JSONB, nullable=False),
+    Column("reads", JSONB, nullable=False),
+    Column("results", JSONB, nullable=False),
+)
+
+posted_checks = Table(
+    "posted_checks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("workspace", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("model_created_at", BigInteger, nullable=False),
+    Column("version_created_at", BigInteger, nullable=False),
+    Column("digest", Text),
+    Column("promotion_id", Text),
+    Column("name", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("link", Text),
+    Column("posted_by", Text, nullable=False),
+    Column("posted_by_name", Text, nullable=False),
+    Column("posted_groups", ARRAY(Text), nullable=False),
+    Column("posted_roles", ARRAY(Text), nullable=False),
+    Column("is_service", Boolean, nullable=False),
+    _moment("posted_at"),
+    _moment("expires_at", nullable=True),
+    Column("sequence", BigInteger, Identity(always=True)),
+)
+
+comments = Table(
+    "comments",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("promotion_id", Text, nullable=False),
+    Column("principal_id", Text, nullable=False),
+    Column("principal_name", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    _moment("created_at"),
+)
+
+delegations = Table(
+    "delegations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("from_id", Text, nullable=False),
+    Column("from_name", Text, nullable=False),
+    Column("to_id", Text, nullable=False),
+    Column("to_name", Text, nullable=False),
+    Column("models", Text, nullable=False),
+    _moment("starts_at"),
+    _moment("ends_at"),
+    Column("reason", Text, nullable=False),
+    _moment("created_at"),
+    Column("created_by", Text, nullable=False),
+    _moment("revoked_at", nullable=True),
+)
+
+reviews = Table(
+    "reviews",
+    metadata,
+    Column("promotion_id", Text, primary_key=True),
+    Column("workspace", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("alias", Text, nullable=False),
+    _moment("opened_at"),
+    _moment("closed_at", nullable=True),
+    Column("closed_by", Text),
+    Column("closed_by_name", Text),
+    Column("comment", Text),
+)
+
+alias_history = Table(
+    "alias_history",
+    metadata,
+    Column("sequence", BigInteger, Identity(always=True), primary_key=True),
+    Column("workspace", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("alias", Text, nullable=False),
+    Column("model_created_at", BigInteger, nullable=False),
+    Column("version", Text),
+    _moment("since"),
+    Column("cause", Text, nullable=False),
+    Column("promotion_id", Text),
+    Column("principal_id", Text),
+    Column("principal_name", Text),
+)
+
+drifts = Table(
+    "drifts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("workspace", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("alias", Text, nullable=False),
+    Column("expected_version", Text),
+    Column("expected_model_created_at", BigInteger),
+    Column("seen_version", Text),
+    Column("seen_model_created_at", BigInteger),
+    _moment("found_at"),
+    Column("holding", Text),
+    _moment("ended_at", nullable=True),
+    Column("ended_how", Text),
+    Column("ended_by", Text),
+    Column("restoring", Text),
+    Column("attempts", Integer, nullable=False),
+    _moment("next_attempt_at", nullable=True),
+    Column("obstacle", Text),
+)
+
+first_looks = Table(
+    "first_looks",
+    metadata,
+    Column("workspace", Text, primary_key=True),
+    _moment("at"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("sequence", BigInteger, Identity(always=True), primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    _moment("at"),
+    Column("workspace", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("alias", Text, nullable=False),
+    Column("data", JSONB, nullable=False),
+)
+
+contributions = Table(
+    "contributions",
+    metadata,
+    Column("hand", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("principal_id", Text, primary_key=True),
+    Column("principal_name", Text, nullable=False),
+    _moment("at"),
+)
+
+measurements = Table(
+    "measurements",
+    metadata,
+    Column("promotion_id", Text, primary_key=True),
+    Column("total_bytes", BigInteger, nullable=False),
+    Column("read_bytes", BigInteger, nullable=False),
+    Column("total_files", Integer, nullable=False),
+    Column("done_files", Integer, nullable=False),
+    Column("digest", Text),
+    _moment("started_at"),
+    _moment("updated_at"),
+)
+
+measured_files = Table(
+    "measured_files",
+    metadata,
+    Column("promotion_id", Text, primary_key=True),
+    Column("path", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("stamp", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
 )

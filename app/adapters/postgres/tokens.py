@@ -28,7 +28,8 @@ class KnownToken:
     disabled_at: datetime | None
     login_ended_at: datetime | None
     authenticated_at: datetime | None
-    """When the person signed in to the client, of a login's token."""
+    """When the person behind a login's token proved who they are, before they signed in to the client."""
+    acr: str | None = None
 
 
 class Tokens:
@@ -61,6 +62,7 @@ class Tokens:
                 *(column.label(f"of_{column.name}") for column in principals.c),
                 logins.c.ended_at.label("login_ended_at"),
                 logins.c.authenticated_at.label("login_authenticated_at"),
+                logins.c.acr.label("login_acr"),
             )
             .join(principals, principals.c.id == tokens.c.principal_id)
             .outerjoin(logins, logins.c.id == tokens.c.login_id)
@@ -75,6 +77,7 @@ class Tokens:
             disabled_at=row.of_disabled_at,
             login_ended_at=row.login_ended_at,
             authenticated_at=row.login_authenticated_at,
+            acr=row.login_acr,
         )
 
     async def get(self, token_id: str, *, hold: bool = False) -> Token | None:

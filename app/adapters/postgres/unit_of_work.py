@@ -21,20 +21,31 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.adapters.postgres.aliases import AliasHolders
 from app.adapters.postgres.audit import AuditLog
+from app.adapters.postgres.checks import PostedChecks
+from app.adapters.postgres.comments import Comments
+from app.adapters.postgres.contributions import Contributions
+from app.adapters.postgres.delegations import Delegations
 from app.adapters.postgres.deliveries import Deliveries
 from app.adapters.postgres.deployments import Deployments
+from app.adapters.postgres.drifts import Drifts
 from app.adapters.postgres.engine import create_engine, translated_failures
+from app.adapters.postgres.events import Events
+from app.adapters.postgres.evidence import EvidenceLog
 from app.adapters.postgres.grants import Grants
+from app.adapters.postgres.history import AliasHistory
 from app.adapters.postgres.jobs import Jobs
 from app.adapters.postgres.logins import Logins
+from app.adapters.postgres.measurements import Measurements
 from app.adapters.postgres.owners import Owners
 from app.adapters.postgres.policies import Policies
 from app.adapters.postgres.principals import Principals
 from app.adapters.postgres.promotions import Promotions
+from app.adapters.postgres.reviews import Reviews
 from app.adapters.postgres.sessions import Sessions
 from app.adapters.postgres.targets import Targets
 from app.adapters.postgres.tokens import Tokens
 from app.domain.audit import Entry
+from app.domain.events import Event
 
 CHANGES_CHANNEL = "countersign_changes"
 IDENTITY_CHANGED = "identity"
@@ -48,6 +59,14 @@ class UnitOfWork:
     policies: Policies
     targets: Targets
     aliases: AliasHolders
+    history: AliasHistory
+    drifts: Drifts
+    evidence: EvidenceLog
+    checks: PostedChecks
+    comments: Comments
+    delegations: Delegations
+    reviews: Reviews
+    events: Events
     deployments: Deployments
     deliveries: Deliveries
     principals: Principals
@@ -56,14 +75,17 @@ class UnitOfWork:
     logins: Logins
     grants: Grants
     owners: Owners
+    contributions: Contributions
     audit: AuditLog
     jobs: Jobs
+    measurements: Measurements
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._stack = AsyncExitStack()
         self._connection: AsyncConnection | None = None
         self._entries: list[Entry] = []
+        self._events: list[Event] = []
         self._topics: set[str] = set()
         self._forgets = False
 
@@ -78,6 +100,14 @@ class UnitOfWork:
         self.policies = Policies(connection)
         self.targets = Targets(connection)
         self.aliases = AliasHolders(connection)
+        self.history = AliasHistory(connection)
+        self.drifts = Drifts(connection)
+        self.evidence = EvidenceLog(connection)
+        self.checks = PostedChecks(connection)
+        self.comments = Comments(connection)
+        self.delegations = Delegations(connection)
+        self.reviews = Reviews(connection)
+        self.events = Events(connection)
         self.deployments = Deployments(connection)
         self.deliveries = Deliveries(connection)
         self.principals = Principals(connection)
@@ -86,8 +116,10 @@ class UnitOfWork:
         self.logins = Logins(connection)
         self.grants = Grants(connection)
         self.owners = Owners(connection)
+        self.contributions = Contributions(connection)
         self.audit = AuditLog(connection)
         self.jobs = Jobs(connection)
+        self.measurements = Measurements(connection)
         return self
 
     async def __aexit__(
@@ -99,6 +131,10 @@ class UnitOfWork:
     def record(self, entry: Entry) -> None:
         """Add an audit entry to this transaction."""
         self._entries.append(entry)
+
+    def emit(self, event: Event) -> None:
+        """Add an event to this transaction."""
+        self._events.append(event)
 
     def announce(self, topic: str) -> None:
         """Wake whoever waits for ``topic``, on any process, when this transaction is committed."""
@@ -115,7 +151,8 @@ class UnitOfWork:
     async def commit(self) -> None:
         """Write the audit entries, announce, commit. The last line of a use case.
 
-        The chain of the audit log has one end, so its lock comes last and is held for the shortest time.
+        Events and the chain of the audit log have one end each, so their locks come last and are held for the shortest
+        time.
         """
         if self._connection is None:
             raise RuntimeError("the unit of work was not entered")
@@ -126,9 +163,10 @@ class UnitOfWork:
             await self._connection.execute(
                 text("SELECT pg_notify(:channel, :topic)"), {"channel": CHANGES_CHANNEL, "topic": topic}
             )
+        await self.events.append(self._events)
         await self.audit.append(self._entries)
         await self._connection.commit()
-        self._entries, self._topics, self._forgets = [], set(), False
+        self._entries, self._events, self._topics, self._forgets = [], [], set(), False
 
 
 class Database:

@@ -159,6 +159,7 @@ class MeAnswer(Answer):
     credential: CredentialKind
     scopes: Sequence[Scope] | None = Field(description="The most that this credential may do; null for no limit.")
     authenticated_at: datetime | None = Field(description="When you last proved to your provider who you are.")
+    acr: str | None = Field(description="How, as the provider names it (authentication context class).")
 
 
 def grant_answer(listed: ListedGrant) -> GrantAnswer:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import AliasChoices, AwareDatetime, BeforeValidator, Field
 
+from app.domain.assessing import Gate, Reading, RuleStatus, Standing, is_blocked, opens_at, waits_for
 from app.domain.deployments import Deployment
+from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.promotions import Kind, Outcome, Promotion, State
 from app.routers.schemas.deployments import DeploymentAnswer
 from app.routers.schemas.shared import Answer, Request
-from app.services.promotions import progress_of, waits_for
+from app.services.promotions import recorded_progress, waits_for_in_short
 
 
 def _version(value: object) -> object:
@@ -30,12 +32,38 @@ class CreatePromotion(Request):
         examples=["7"],
     )
     reason: str = Field(default="", max_length=2000, description="Why; approvers read it.")
+    workspace: str = Field(default=DEFAULT_WORKSPACE, description="MLflow's.", max_length=256)
+    scheduled_for: AwareDatetime | None = Field(
+        default=None, description="A time with its zone: the alias is not moved before it."
+    )
 
 
 class Reason(Request):
     """Why."""
 
     reason: str = Field(default="", max_length=2000, description="Kept in the record; others read it.")
+
+
+class DecisionBody(Reason):
+    """Why, and for whom."""
+
+    on_behalf_of: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=2500,
+        description="Id or name of who has delegated this to you; chosen by itself if you could not decide otherwise.",
+    )
+
+
+class BreakGlass(Request):
+    """Have one version hold an alias at once."""
+
+    version: Annotated[str, BeforeValidator(_version)] = Field(
+        description="The version that is to hold the alias.", examples=["7"]
+    )
+    reason: str = Field(min_length=1, max_length=2000, description="Why it cannot wait; whoever reviews it reads this.")
+    ticket: str = Field(default="", max_length=200, description="Of the incident.", examples=["INC-42"])
+    workspace: str = Field(default=DEFAULT_WORKSPACE, description="MLflow's.", max_length=256)
 
 
 class PersonAnswer(Answer):
@@ -48,6 +76,30 @@ class DecisionAnswer(Answer):
     outcome: Outcome
     reason: str
     decided_at: datetime
+    on_behalf_of: PersonAnswer | None = Field(default=None, description="Who was stood in for.")
+    void: bool = Field(default=False, description="What it was about has changed since: it does not count.")
+
+
+class RuleStatusAnswer(Answer):
+    """How one rule of the policy stands."""
+
+    rule: str = Field(description="Which kind of rule, such as `approvals`, `check`, `soak` or `window`.")
+    name: str
+    gate: Gate = Field(description="What it stands before: decisions, approval, or the moving of the alias.")
+    standing: Standing
+    message: str = Field(description="For a person to read.")
+    given_by: Sequence[str]
+    missing: int = Field(description="How many approvals are missing.")
+    who: str = Field(description="Who could give them.")
+    until: datetime | None = Field(description="When time alone will satisfy it.")
+    details: Mapping[str, str]
+
+
+class ReadingAnswer(Answer):
+    """How far the artifacts have been read to take their digest."""
+
+    read_bytes: int
+    total_bytes: int | None
 
 
 class RuleAnswer(Answer):
@@ -70,6 +122,7 @@ class PromotionAnswer(Answer):
 
     id: str
     kind: Kind
+    workspace: str
     model: str
     alias: str
     to_version: str
@@ -79,7 +132,7 @@ class PromotionAnswer(Answer):
     settled: bool = Field(description="Nothing more happens by itself.")
     waits_for: str = Field(description="Which approvals are missing, for a person to read.")
     uri: str = Field(description="The physical address of what is promoted.")
-    digest: str = Field(description="SHA-256 tree digest of the artifact files.")
+    digest: str | None = Field(description="SHA-256 tree digest of the artifact files; none while they are being read.")
     run_id: str | None
     policy: PolicyReference
     approvals: Sequence[RuleAnswer]
@@ -91,19 +144,45 @@ class PromotionAnswer(Answer):
     created_at: datetime
     updated_at: datetime
     applied_at: datetime | None
+    scheduled_for: datetime | None = Field(description="The alias is not moved before.")
+    expires_at: datetime | None = Field(description="When it ends if nobody settles it.")
+    round: int = Field(description="Counts up whenever approvals become void.")
+    void_reason: str | None = Field(description="Why earlier approvals are void.")
     link: str
 
 
 class PromotionDetail(PromotionAnswer):
-    """A promotion, and how far its targets are."""
+    """A promotion, how its rules stand, and how far its targets are."""
 
+    rules: Sequence[RuleStatusAnswer] = Field(description="Of what it waits for; none when nothing is waited for.")
+    blocked: bool = Field(description="Something stands in the way that neither approvals nor time will remove.")
+    opens_at: datetime | None = Field(description="When everything that time alone satisfies will be.")
+    reading: ReadingAnswer | None = Field(description="While the artifacts are being read.")
     deployments: Sequence[DeploymentAnswer]
+
+
+class Explanation(Answer):
+    """What stands between a version and an alias."""
+
+    promotion_id: str | None = Field(description="Of the open promotion, if there is one.")
+    workspace: str
+    model: str
+    alias: str
+    version: str
+    from_version: str | None
+    policy: PolicyReference
+    allowed: bool = Field(description="Nothing stands in the way.")
+    blocked: bool
+    waits_for: str
+    opens_at: datetime | None
+    rules: Sequence[RuleStatusAnswer]
 
 
 def promotion_answer(promotion: Promotion, *, public_url: str) -> PromotionAnswer:
     return PromotionAnswer(
         id=promotion.id,
         kind=promotion.kind,
+        workspace=promotion.workspace,
         model=promotion.model,
         alias=promotion.alias,
         to_version=promotion.to_version,
@@ -111,7 +190,7 @@ def promotion_answer(promotion: Promotion, *, public_url: str) -> PromotionAnswe
         state=promotion.state,
         state_reason=promotion.state_reason,
         settled=promotion.is_settled,
-        waits_for=waits_for(promotion) if promotion.state is State.PENDING else "nothing",
+        waits_for=waits_for_in_short(promotion) if promotion.state is State.PENDING else "nothing",
         uri=promotion.uri,
         digest=promotion.digest,
         run_id=promotion.run_id,
@@ -124,7 +203,7 @@ def promotion_answer(promotion: Promotion, *, public_url: str) -> PromotionAnswe
                 who=status.rule.who,
                 given_by=status.given_by,
             )
-            for status in progress_of(promotion)
+            for status in recorded_progress(promotion)
         ],
         decisions=[
             DecisionAnswer(
@@ -132,6 +211,10 @@ def promotion_answer(promotion: Promotion, *, public_url: str) -> PromotionAnswe
                 outcome=decision.outcome,
                 reason=decision.reason,
                 decided_at=decision.decided_at,
+                on_behalf_of=PersonAnswer(id=decision.on_behalf_of[0], name=decision.on_behalf_of[1])
+                if decision.on_behalf_of
+                else None,
+                void=decision.round != promotion.round,
             )
             for decision in promotion.decisions
         ],
@@ -142,12 +225,51 @@ def promotion_answer(promotion: Promotion, *, public_url: str) -> PromotionAnswe
         created_at=promotion.created_at,
         updated_at=promotion.updated_at,
         applied_at=promotion.applied_at,
+        scheduled_for=promotion.scheduled_for,
+        expires_at=promotion.expires_at,
+        round=promotion.round,
+        void_reason=promotion.void_reason,
         link=f"{public_url}/control/v1/promotions/{promotion.id}",
     )
 
 
-def promotion_detail(promotion: Promotion, deployments: Sequence[Deployment], *, public_url: str) -> PromotionDetail:
+def promotion_detail(
+    promotion: Promotion,
+    deployments: Sequence[Deployment],
+    statuses: Sequence[RuleStatus],
+    reading: Reading | None,
+    *,
+    public_url: str,
+) -> PromotionDetail:
+    answer = promotion_answer(promotion, public_url=public_url).model_dump()
+    if statuses:
+        answer["waits_for"] = waits_for(statuses)
     return PromotionDetail(
-        **promotion_answer(promotion, public_url=public_url).model_dump(),
+        **answer,
+        rules=rule_answers(statuses),
+        blocked=is_blocked(statuses),
+        opens_at=opens_at(statuses),
+        reading=ReadingAnswer(read_bytes=reading.read, total_bytes=reading.total) if reading else None,
         deployments=[DeploymentAnswer.model_validate(deployment) for deployment in deployments],
+    )
+
+
+def rule_answers(statuses: Sequence[RuleStatus]) -> Sequence[RuleStatusAnswer]:
+    return [RuleStatusAnswer.model_validate(status) for status in statuses]
+
+
+def explanation(promotion: Promotion, statuses: Sequence[RuleStatus]) -> Explanation:
+    return Explanation(
+        promotion_id=promotion.id or None,
+        workspace=promotion.workspace,
+        model=promotion.model,
+        alias=promotion.alias,
+        version=promotion.to_version,
+        from_version=promotion.from_version,
+        policy=PolicyReference(name=promotion.policy.name, revision=promotion.policy.revision),
+        allowed=all(status.holds for status in statuses),
+        blocked=is_blocked(statuses),
+        waits_for=waits_for(statuses),
+        opens_at=opens_at(statuses),
+        rules=rule_answers(statuses),
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Generic, TypeVar
 
-from fastapi import Query
+from fastapi import Header, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.errors import InvalidInput
@@ -38,6 +38,10 @@ class Page(Answer, Generic[Item]):
 
 Limit = Annotated[int, Query(ge=1, le=200, description="How many items at most.")]
 Cursor = Annotated[str | None, Query(max_length=4000, description="`next_cursor` of the page before.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=255, description="Sent again with the same request, nothing is done twice."),
+]
 Wait = Annotated[float, Query(ge=0, le=60, description="Seconds to wait for a change before answering.")]
 
 
@@ -83,3 +87,23 @@ def read_name_cursor(cursor: str | None) -> str:
     if "\x00" in name:
         raise InvalidInput("cursor", "expected a `next_cursor` of an earlier answer")
     return name
+
+
+def write_number_cursor(number: int) -> str:
+    """The place behind an item of a list that is ordered by number."""
+    return write_name_cursor(str(number))
+
+
+def read_number_cursor(cursor: str | None) -> int | None:
+    """The number that a cursor names; none for the beginning.
+
+    Raises:
+        InvalidInput: it is not one of ours.
+    """
+    number = read_name_cursor(cursor)
+    if cursor is not None and not (number.isascii() and number.isdecimal() and len(number) < _LONGEST_NUMBER):
+        raise InvalidInput("cursor", "expected a `next_cursor` of an earlier answer")
+    return None if cursor is None else int(number)
+
+
+_LONGEST_NUMBER = 10

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from countersign_client.addresses import gateway_address
+from countersign_client.credentials import token_for
 from countersign_client.discovery import discover
 from countersign_client.errors import NotSignedIn, Refused
-from countersign_client.session import access_token
 from countersign_client.store import LoginStore
-from countersign_client.wire import Json, exchange, plain, post_form
+from countersign_client.wire import Json, Query, Reply, plain, post_form, send
 
 _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 _TOKEN_TYPE = "urn:ietf:params:oauth:token-type:"  # noqa: S105 - a name, not a token
@@ -23,29 +23,44 @@ def call(
     path: str,
     *,
     document: Mapping[str, Json] | None = None,
-    query: Mapping[str, str] | None = None,
+    query: Query | None = None,
     store: LoginStore | None = None,
 ) -> Mapping[str, object]:
-    """What the gateway answers; a token that it does not take is refreshed once.
+    """What the gateway answers, as ``ask``."""
+    return ask(gateway, method, path, document=document, query=query, store=store).document
+
+
+def ask(
+    gateway: str,
+    method: str,
+    path: str,
+    *,
+    document: Mapping[str, Json] | None = None,
+    query: Query | None = None,
+    headers: Mapping[str, str] | None = None,
+    store: LoginStore | None = None,
+) -> Reply:
+    """The gateway's answer; a token that it does not take is refreshed once.
 
     Raises:
-        NotSignedIn: there is no login, or it has ended.
+        NotSignedIn: there is no login and no token, or it has ended.
         Refused: with the gateway's own reason.
         Unreachable: it does not answer.
         UnsafeStore: the file of logins cannot be used.
     """
     gateway = gateway_address(gateway)
     url = f"{gateway}/control/v1{path}"
-    token = access_token(gateway, store=store)
-    status, answer = exchange(method, url, token=token, document=document, query=query)
-    if status == _UNAUTHORIZED:
-        token = access_token(gateway, store=store, refused=token)
-        status, answer = exchange(method, url, token=token, document=document, query=query)
-    if status == _UNAUTHORIZED:
+    token = token_for(gateway, store=store)
+    reply = send(method, url, token=token, document=document, query=query, headers=headers)
+    if reply.status == _UNAUTHORIZED:
+        token = token_for(gateway, store=store, refused=token)
+        reply = send(method, url, token=token, document=document, query=query, headers=headers)
+    if reply.status == _UNAUTHORIZED:
         raise NotSignedIn(gateway, f"{gateway} does not accept your login.")
-    if status >= _REFUSED:
-        raise Refused(plain(answer.get("detail")) or plain(answer.get("title")) or f"{gateway} refused it ({status}).")
-    return answer
+    if reply.status >= _REFUSED:
+        said = plain(reply.document.get("detail")) or plain(reply.document.get("title"))
+        raise Refused(said or f"{gateway} refused it ({reply.status}).", status=reply.status)
+    return reply
 
 
 def exchanged(gateway: str, subject_token: str, scopes: Iterable[str], *, is_jwt: bool = True) -> Mapping[str, object]:

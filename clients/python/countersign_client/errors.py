@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import metadata
+_WRONG_INPUT = frozenset({400, 413, 422})
 
 
 class ClientError(Exception):
@@ -12,7 +12,13 @@ class ClientError(Exception):
 
 
 class Refused(ClientError):
-    """The gateway, or the person who was asked, said no."""
+    """The gateway, or the person who was asked, said no. ``status`` is that of its answer, 0 if there was none."""
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+        if status in _WRONG_INPUT:
+            self.exit_code = InvalidUsage.exit_code
 
 
 class UnsafeStore(ClientError):
@@ -35,17 +41,16 @@ class NotSignedIn(ClientError):
     exit_code = 3
 
     def __init__(self, gateway: str, why: str = "") -> None:
-        super().__init__(f"{why or f'You are not signed in at {gateway}.'} Run: {_command()} {gateway}")
+        super().__init__(f"{why or f'You are not signed in at {gateway}.'} Run: countersign login {gateway}")
         self.gateway = gateway
 
 
-def _command() -> str:
-    """How to sign in here: this package is also installed without the command."""
-    try:
-        metadata.distribution("countersign")
-    except metadata.PackageNotFoundError:
-        return "python -m countersign_client"
-    return "countersign login"
+class TokenRefused(NotSignedIn):
+    """The token that this process was given is not accepted: it is wrong, or has ended."""
+
+    def __init__(self, gateway: str, whence: str) -> None:
+        ClientError.__init__(self, f"{gateway} does not accept the token in {whence}: it is wrong, or has ended.")
+        self.gateway = gateway
 
 
 class Unreachable(ClientError):

@@ -6,7 +6,8 @@ import importlib.metadata
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import requests
 import urllib3.exceptions
@@ -15,6 +16,7 @@ from countersign_client.addresses import origin_of
 from countersign_client.errors import Refused, Unreachable
 
 Json = str | int | list[str]
+Query = Mapping[str, str | Sequence[str]]
 TIMEOUT_S = (5, 30)
 """To connect, and between parts of an answer."""
 LARGEST_ANSWER = 1024 * 1024
@@ -34,6 +36,15 @@ class OAuthRefused(Refused):
         self.code = code
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer: ``document`` is its JSON object, empty if it has no body."""
+
+    status: int
+    document: Mapping[str, object]
+    etag: str | None = None
+
+
 def get(url: str) -> Mapping[str, object]:
     """The JSON object at ``url``.
 
@@ -41,10 +52,10 @@ def get(url: str) -> Mapping[str, object]:
         Unreachable: no answer, or one that says to try again later.
         Refused: any other answer.
     """
-    status, answer = exchange("GET", url)
-    if status != requests.codes.ok:
-        raise Refused(f"{origin_of(url)} is not a Countersign gateway that people can sign in to ({status}).")
-    return answer
+    reply = send("GET", url)
+    if reply.status != requests.codes.ok:
+        raise Refused(f"{origin_of(url)} is not a Countersign gateway that people can sign in to ({reply.status}).")
+    return reply.document
 
 
 def post_form(url: str, form: Mapping[str, str]) -> Mapping[str, object]:
@@ -54,22 +65,24 @@ def post_form(url: str, form: Mapping[str, str]) -> Mapping[str, object]:
         OAuthRefused: with its error code.
         Unreachable: no answer, or one that says to try again later.
     """
-    status, answer = exchange("POST", url, form=form)
-    if status != requests.codes.ok:
-        raise OAuthRefused(plain(answer.get("error")) or str(status), plain(answer.get("error_description")))
-    return answer
+    reply = send("POST", url, form=form)
+    if reply.status != requests.codes.ok:
+        said = reply.document
+        raise OAuthRefused(plain(said.get("error")) or str(reply.status), plain(said.get("error_description")))
+    return reply.document
 
 
-def exchange(
+def send(
     method: str,
     url: str,
     *,
     token: str | None = None,
     form: Mapping[str, str] | None = None,
     document: Mapping[str, Json] | None = None,
-    query: Mapping[str, str] | None = None,
-) -> tuple[int, Mapping[str, object]]:
-    """Status and JSON object of one answer; an empty one if it has no body.
+    query: Query | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Reply:
+    """One answer.
 
     Raises:
         Unreachable: no answer, or one that says to try again later.
@@ -92,12 +105,13 @@ def exchange(
             params=query,
             auth=authorise,
             proxies=_NO_PROXY if where and where.startswith("http:") else None,
-            headers={"Accept": "application/json", "User-Agent": _USER_AGENT},
+            headers={**(headers or {}), "Accept": "application/json", "User-Agent": _USER_AGENT},
             timeout=TIMEOUT_S,
             allow_redirects=False,
             stream=True,
         ) as response:
             status, retry_after = response.status_code, response.headers.get("Retry-After", "")
+            etag = response.headers.get("ETag")
             body = response.raw.read(LARGEST_ANSWER + 1, decode_content=True)
     except requests.exceptions.SSLError:
         raise Unreachable(
@@ -114,7 +128,7 @@ def exchange(
         raise Unreachable(f"{where} cannot answer now ({status}).{wait}")
     if status in _REDIRECTS:
         raise Refused(f"{where} sends callers elsewhere. Use the gateway's own address.")
-    return status, _object(where, status, body)
+    return Reply(status, _object(where, status, body), etag)
 
 
 def _object(where: str | None, status: int, body: bytes) -> Mapping[str, object]:

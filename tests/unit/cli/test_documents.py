@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.documents import read_documents, written
+from app.adapters.strict_yaml import written
+from app.cli.documents import LARGEST, read_documents
 from app.domain.errors import InvalidInput
 
 
 def read(tmp_path: Path, text: str | bytes) -> list[object]:
     file = tmp_path / "f.yaml"
     file.write_bytes(text.encode() if isinstance(text, str) else text)
-    return read_documents(file)
+    return [source.document for source in read_documents(file)]
 
 
 def test_on_is_a_word_and_no_truth_value(tmp_path: Path) -> None:
@@ -37,3 +38,17 @@ def test_what_is_no_plain_yaml_is_refused(tmp_path: Path, text: str | bytes) -> 
 
 def test_empty_documents_are_left_out(tmp_path: Path) -> None:
     assert read(tmp_path, "---\n---\na: 1\n---\n") == [{"a": 1}]
+
+
+def test_a_file_that_is_too_large_or_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="larger"):
+        read(tmp_path, "a: " + "x" * LARGEST)
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        read_documents(tmp_path / "none.yaml")
+
+
+def test_what_is_wrong_is_said_with_the_file_and_the_line(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"f\.yaml, line 2, column 1: expected YAML: a is there twice"):
+        read(tmp_path, "a: 1\na: 2\n")
+    with pytest.raises(InvalidInput, match="nested deeper"):
+        read(tmp_path, "[" * 60 + "]" * 60)

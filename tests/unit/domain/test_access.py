@@ -73,6 +73,7 @@ def test_what_no_person_watches_can_neither_approve_nor_administer() -> None:
         Permission.PROMOTIONS_DECIDE,
         Permission.GRANTS_ADMINISTER,
         Permission.IDENTITIES_ADMINISTER,
+        Permission.POLICIES_ADMINISTER,
         Permission.SERVER_ADMINISTER,
         Permission.AUDIT_READ,
     ):

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.claims import (
+    CLOCKS_DIFFER_S,
     LONGEST_CLAIM,
     LONGEST_NAME,
     MOST_CLAIMS,
+    acr_of,
     authenticated_at,
     check_audience,
     check_claims,
@@ -140,9 +142,17 @@ def test_a_time_of_sign_in_that_is_none_is_not_known(value: object) -> None:
 
 
 def test_nobody_signed_in_in_the_future() -> None:
-    found = authenticated_at({"auth_time": 10**12}, 1000)
-    assert found is not None
-    assert found.timestamp() == 1000
+    assert authenticated_at({"auth_time": 10**12}, 1000) is None
+    assert authenticated_at({"auth_time": 1000 + CLOCKS_DIFFER_S + 1}, 1000) is None
+    ahead = authenticated_at({"auth_time": 1001}, 1000)
+    assert ahead is not None
+    assert ahead.timestamp() == 1000
+
+
+@pytest.mark.parametrize("value", [None, True, 1, "", " \n", "x" * 256, ["gold"]])
+def test_an_authentication_context_that_is_none_is_not_known(value: object) -> None:
+    assert acr_of({"acr": value}) is None
+    assert acr_of({"acr": "urn:acme:mfa"}) == "urn:acme:mfa"
 
 
 @given(claims=st.dictionaries(CLAIM_NAMES | st.text(max_size=8), JSON, max_size=8), path=st.text(max_size=12))

@@ -251,7 +251,7 @@ def test_each_denial_takes_away_what_the_role_is_for_and_what_rests_on_it() -> N
     everything = [allow(role) for role in Role]
     lost = {role: {p for p in Permission if not Access([*everything, deny(role)]).may(p, SERVER)} for role in Role}
     assert lost[Role.VIEWER] == set(Permission)
-    assert lost[Role.REQUESTER] == {Permission.PROMOTIONS_REQUEST}
+    assert lost[Role.REQUESTER] == {Permission.PROMOTIONS_REQUEST, Permission.CHECKS_POST}
     assert lost[Role.CONTRIBUTOR] > lost[Role.REQUESTER]
     assert lost[Role.APPROVER] == {Permission.PROMOTIONS_DECIDE, Permission.PROMOTIONS_ROLLBACK}
     assert Permission.TRACKING_WRITE not in lost[Role.ADMINISTRATOR]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -24,7 +25,9 @@ from app.domain.promotions import (
     Promotion,
     State,
     decided,
+    measured,
     moved,
+    voided,
 )
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -79,10 +82,10 @@ def test_every_state_is_in_the_table_and_reachable_from_pending() -> None:
     assert reached == set(State)
 
 
-def test_no_history_returns_to_a_state_it_left() -> None:
+def test_only_void_approvals_bring_a_promotion_back_to_a_state_it_left() -> None:
     def visit(state: State, path: tuple[State, ...]) -> None:
         assert state not in path
-        for following in MOVES[state]:
+        for following in MOVES[state] - ({State.PENDING} if state is State.APPROVED else set()):
             visit(following, (*path, state))
 
     visit(State.PENDING, ())
@@ -101,7 +104,7 @@ def test_what_is_in_flight_cannot_be_withdrawn_or_rejected() -> None:
 
 def test_the_named_sets_of_states_agree_with_the_table() -> None:
     assert {state for state in State if State.SUPERSEDED in MOVES[state]} >= TAKES_NEWER
-    assert {state for state in State if {State.APPROVED, State.REJECTED} <= MOVES[state]} >= UNDECIDED
+    assert {state for state in State if State.REJECTED in MOVES[state]} == UNDECIDED
     assert {state for state in State if MOVES[state]} - GOOD - {State.FAILED} == UNSETTLED
     assert all(State.ROLLED_BACK in MOVES[state] for state in GOOD)
     assert OPEN | IN_FLIGHT == UNSETTLED
@@ -117,12 +120,47 @@ def test_what_is_decided_takes_no_further_decision(state: State, outcome: Outcom
 def test_nobody_decides_twice() -> None:
     once = decided(promotion(), decision())
     with pytest.raises(AlreadyDecided):
-        decided(once, decision(outcome=Outcome.REJECT))
+        decided(once, decision())
+
+
+def test_who_approved_may_still_reject_and_not_the_other_way_round() -> None:
+    regretted = decided(decided(promotion(), decision()), decision(outcome=Outcome.REJECT))
+    assert [each.outcome for each in regretted.decisions] == [Outcome.APPROVE, Outcome.REJECT]
+    with pytest.raises(AlreadyDecided):
+        decided(regretted, decision())
+
+
+def test_an_approved_promotion_takes_a_rejection_and_no_approval() -> None:
+    assert decided(promotion(State.APPROVED), decision(outcome=Outcome.REJECT)).decisions
+    with pytest.raises(IllegalMove):
+        decided(promotion(State.APPROVED), decision())
+
+
+def test_the_word_of_one_person_counts_once_whoever_speaks_it() -> None:
+    spoken = decided(promotion(), decision())
+    with pytest.raises(AlreadyDecided):
+        decided(
+            spoken, replace(decision(), principal_id="https://idp|dan", on_behalf_of=(decision().principal_id, "x"))
+        )
+
+
+def test_void_approvals_are_of_an_earlier_round_and_one_may_decide_again() -> None:
+    approved = moved(decided(promotion(), decision()), State.APPROVED, at=NOON)
+    void = voided(approved, "candidate.tags.risk was low and is high", at=NOON)
+    assert (void.state, void.round, void.standing_decisions) == (State.PENDING, 2, ())
+    again = decided(void, decision())
+    assert [each.round for each in again.decisions] == [1, 2]
+    assert len(again.standing_decisions) == 1
+
+
+def test_a_digest_is_pinned_once() -> None:
+    unread = replace(promotion(), digest=None)
+    known = measured(unread, "sha256:" + "0" * 64, at=NOON)
+    with pytest.raises(IllegalMove):
+        measured(known, "sha256:" + "1" * 64, at=NOON)
 
 
 def test_an_applied_promotion_is_settled_only_when_its_policy_names_no_target() -> None:
-    from dataclasses import replace
-
     applied = promotion(State.APPLIED)
     assert applied.is_settled
     assert not replace(applied, policy=replace(DEFAULT_POLICY, targets=("ray",))).is_settled

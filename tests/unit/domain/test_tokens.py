@@ -109,6 +109,7 @@ def test_no_scope_of_a_pipeline_lets_it_approve_or_administer() -> None:
         Permission.PROMOTIONS_DECIDE,
         Permission.GRANTS_ADMINISTER,
         Permission.IDENTITIES_ADMINISTER,
+        Permission.POLICIES_ADMINISTER,
         Permission.SERVER_ADMINISTER,
     }
 

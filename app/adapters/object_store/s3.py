@@ -1,0 +1,314 @@
+"""Artifacts in S3, or in what speaks its protocol.
+
+An object is read only if nothing better is known of it: S3 tells the SHA-256 of one that was uploaded with it. What is
+read must be the object that was listed: its version where the bucket keeps versions, else its ETag (``If-Match``). An
+ETag tells that an object was replaced while we look; it is MD5 at best and never taken for the content.
+
+Needs ``s3:ListBucket`` and ``s3:GetObject``; with ``s3:GetBucketVersioning`` and ``s3:ListBucketVersions``, versions
+are used. Endpoint, region and credentials come from the default chain (``AWS_ENDPOINT_URL``, IRSA, profiles, …).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from app.adapters.object_store.reading import Read, Stop, Stopped, changed
+from app.domain.digests import FileDigest, StoredFile, check_count, check_path
+from app.domain.errors import TooLarge, Unavailable, Unresolvable
+
+_PART = 8 * 1024 * 1024
+_PARTS_AHEAD = 8
+_PARTS_IN_MEMORY = 12
+"""Of all objects together, beside the one that each thread digests: some 160 MiB at most."""
+_ATTEMPTS = 3
+_PIECE = 1024 * 1024
+_WORTH_ASKING = 256 * 1024
+"""Bytes: to ask for the checksum of a smaller object takes as long as to read it."""
+
+Client = Any  # boto3 makes its classes at run time
+Answer = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """``prefix`` is empty or ends in a slash: a sibling whose name begins alike is not below it."""
+
+    bucket: str
+    prefix: str
+
+
+class S3:
+    """See ``Store``. One client for all threads, which it allows."""
+
+    threads = 8
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._made: Client = None
+
+    def stored(self, uri: str, stop: Stop) -> list[StoredFile]:
+        place = _place(uri)
+        with _failures(uri):
+            client = self._client()
+            found: list[StoredFile] = []
+            asked: list[int] = []
+            for item in _current(client, place, stop):
+                path = item["Key"].removeprefix(place.prefix)
+                if path.endswith("/") or not path:
+                    continue  # what consoles make so that a folder shows
+                if _may_tell_sha256(item):
+                    asked.append(len(found))
+                found.append(_listed(check_path(path), item))
+                check_count(len(found), uri)
+            check_count(len(found), uri)
+            with ThreadPoolExecutor(self.threads, thread_name_prefix="checksums") as pool:
+                known = pool.map(lambda file: _vouched(client, place, file, stop), [found[index] for index in asked])
+                for index, file in zip(asked, known, strict=True):
+                    found[index] = file
+        return found
+
+    @contextmanager
+    def reading(self, uri: str, progress: Callable[[int], None]) -> Iterator[Read]:
+        place = _place(uri)
+        room = threading.BoundedSemaphore(_PARTS_IN_MEMORY)
+        pool = ThreadPoolExecutor(_PARTS_AHEAD, thread_name_prefix="parts")
+
+        def read(file: StoredFile, stop: Stop) -> FileDigest:
+            with _failures(uri):
+                parts = _Parts(self._client(), place, file, stop)
+                hashed = hashlib.sha256()
+                for part in parts.ahead(pool, room) if parts.count > 1 else [parts.fetch(0)]:
+                    hashed.update(part)
+                    progress(len(part))
+                return FileDigest(path=file.path, size=file.size, sha256=hashed.hexdigest())
+
+        try:
+            yield read
+        finally:
+            pool.shutdown(wait=False)
+
+    def read(self, uri: str, path: str, limit: int, stop: Stop) -> bytes:
+        place = _place(uri)
+        with _failures(uri):
+            try:
+                answer = self._client().get_object(Bucket=place.bucket, Key=place.prefix + path)
+            except ClientError as error:
+                if _status(error) == 404:
+                    raise Unresolvable(f"There is no {path} at {uri}.") from None
+                raise
+            if answer["ContentLength"] > limit:
+                answer["Body"].close()
+                raise TooLarge(path, f"expected at most {limit} bytes")
+            return _content(answer, stop)
+
+    def start(self, uri: str, file: StoredFile, length: int, stop: Stop) -> bytes:
+        with _failures(uri):
+            return _Parts(self._client(), _place(uri), file, stop).start(length)
+
+    def _client(self) -> Client:
+        with self._lock:
+            if self._made is None:
+                self._made = boto3.session.Session().client(
+                    "s3",
+                    config=Config(
+                        connect_timeout=5,
+                        read_timeout=30,
+                        retries={"max_attempts": _ATTEMPTS},
+                        max_pool_connections=self.threads + _PARTS_AHEAD,
+                        response_checksum_validation="when_required",  # we digest what comes
+                    ),
+                )
+            return self._made
+
+
+def _place(uri: str) -> _Place:
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    return _Place(bucket, f"{prefix.rstrip('/')}/" if prefix.strip("/") else "")
+
+
+def _current(client: Client, place: _Place, stop: Stop) -> Iterator[Answer]:
+    """Every object below the prefix as it is now; with its ``VersionId`` where the bucket keeps versions."""
+    if _keeps_versions(client, place):
+        try:
+            found = list(_pages(client, "list_object_versions", "Versions", place, stop))
+        except ClientError as error:
+            if not _is_refused(error):
+                raise
+        else:
+            yield from (item for item in found if item["IsLatest"])
+            return
+    yield from _pages(client, "list_objects_v2", "Contents", place, stop)
+
+
+def _pages(client: Client, operation: str, member: str, place: _Place, stop: Stop) -> Iterator[Answer]:
+    for page in client.get_paginator(operation).paginate(Bucket=place.bucket, Prefix=place.prefix):
+        if stop.is_set():
+            raise Stopped
+        yield from page.get(member, [])
+
+
+def _keeps_versions(client: Client, place: _Place) -> bool:
+    """Whether it does or did: what has a version keeps it when versioning is suspended."""
+    try:
+        return "Status" in client.get_bucket_versioning(Bucket=place.bucket)
+    except ClientError as error:
+        if _is_refused(error):
+            return False
+        raise
+
+
+def _listed(path: str, item: Answer) -> StoredFile:
+    version = item.get("VersionId", "null")
+    if version != "null":  # the version that can be written again (versioning suspended)
+        return StoredFile(path=path, size=item["Size"], stamp=f"version:{version}", is_immutable=True)
+    return StoredFile(path=path, size=item["Size"], stamp=f"etag:{item['LastModified'].isoformat()}/{item['ETag']}")
+
+
+def _may_tell_sha256(item: Answer) -> bool:
+    """Whether S3 knows the SHA-256 of the whole object, not one that is composed of those of its parts."""
+    return (
+        item["Size"] >= _WORTH_ASKING
+        and "SHA256" in item.get("ChecksumAlgorithm", ())
+        and item.get("ChecksumType") == "FULL_OBJECT"
+    )
+
+
+def _vouched(client: Client, place: _Place, file: StoredFile, stop: Stop) -> StoredFile:
+    """The file with the SHA-256 that S3 computed when it was uploaded, if it tells it."""
+    if stop.is_set():
+        raise Stopped
+    try:
+        answer = client.head_object(Bucket=place.bucket, Key=place.prefix + file.path, ChecksumMode="ENABLED")
+    except ClientError as error:
+        if _status(error) >= 500:
+            raise
+        return file  # it may want a permission to a key; who reads it will hear what is wrong
+    if not _is_same(answer, file) or answer.get("ChecksumType") != "FULL_OBJECT":
+        return file
+    try:
+        sha256 = base64.b64decode(answer.get("ChecksumSHA256", ""), validate=True)
+    except binascii.Error:
+        return file
+    return replace(file, sha256=sha256.hex()) if len(sha256) == hashlib.sha256().digest_size else file
+
+
+def _is_same(answer: Answer, file: StoredFile) -> bool:
+    """Whether an answer is about the object that was listed."""
+    if file.is_immutable:
+        return file.stamp == f"version:{answer.get('VersionId')}"
+    return file.stamp.partition("/")[2] == str(answer["ETag"])
+
+
+class _Parts:
+    """One object in parts, each of which is asked for again when its connection breaks."""
+
+    def __init__(self, client: Client, place: _Place, file: StoredFile, stop: Stop) -> None:
+        self._client, self._place, self._file, self._stop = client, place, file, stop
+        self.count = max(1, -(-file.size // _PART))
+
+    def ahead(self, pool: ThreadPoolExecutor, room: threading.BoundedSemaphore) -> Iterator[bytes]:
+        """The parts in order, with the next ones on their way.
+
+        Who has no part on its way waits for room, and who has some takes room only if there is any: each can go on, so
+        that all do.
+        """
+        pending: deque[Future[bytes]] = deque()
+        asked = 0
+        try:
+            while asked < self.count or pending:
+                while asked < self.count and len(pending) < _PARTS_AHEAD and room.acquire(blocking=not pending):
+                    pending.append(pool.submit(self.fetch, asked))
+                    asked += 1
+                part = pending[0].result()
+                yield part
+                pending.popleft()
+                room.release()
+        finally:
+            for future in pending:
+                future.cancel()
+            wait(pending)
+            for _ in pending:
+                room.release()
+
+    def fetch(self, number: int) -> bytes:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._fetch(number)
+            except BotoCoreError:
+                if attempt == _ATTEMPTS or self._stop.wait(0.2 * attempt):
+                    raise
+        raise Stopped
+
+    def _fetch(self, number: int) -> bytes:
+        if self._stop.is_set():
+            raise Stopped
+        first = number * _PART
+        return self._range(first, min(_PART, self._file.size - first))
+
+    def start(self, length: int) -> bytes:
+        """At most ``length`` first bytes of an object that is not empty."""
+        return self._range(0, min(length, self._file.size))
+
+    def _range(self, first: int, length: int) -> bytes:
+        file = self._file
+        wanted = {"Range": f"bytes={first}-{first + length - 1}"} if length < file.size else {}
+        if not file.is_immutable:
+            wanted["IfMatch"] = file.stamp.partition("/")[2]
+        try:
+            answer = self._client.get_object(Bucket=self._place.bucket, Key=self._place.prefix + file.path, **wanted)
+        except ClientError as error:
+            if _status(error) in {404, 412, 416}:
+                raise changed(file.path) from None
+            raise
+        if not _is_same(answer, file) or answer["ContentLength"] != length:
+            answer["Body"].close()
+            raise changed(file.path)
+        content = _content(answer, self._stop)
+        if len(content) != length:
+            raise changed(file.path)
+        return content
+
+
+def _content(answer: Answer, stop: Stop) -> bytes:
+    pieces = []
+    with answer["Body"] as body:
+        while piece := body.read(_PIECE):
+            pieces.append(piece)
+            if stop.is_set():
+                raise Stopped
+    return b"".join(pieces)
+
+
+@contextmanager
+def _failures(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "error")
+        if _status(error) >= 500 or _status(error) == 429:
+            raise Unavailable(f"The artifact store answered {code}.") from None
+        raise Unresolvable(f"Artifacts at {uri} cannot be read: the store answered {code}.") from None
+    except BotoCoreError as error:
+        raise Unavailable(f"The artifact store does not answer ({type(error).__name__}).") from None
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _is_refused(error: ClientError) -> bool:
+    """Whether an operation that one can do without is not allowed, or not there."""
+    return _status(error) in {400, 403, 405, 501}

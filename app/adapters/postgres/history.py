@@ -1,0 +1,182 @@
+"""Who held an alias: a log of which each row holds from its ``since`` until the next row's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, Row, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.adapters.postgres.tables import alias_history
+from app.domain.drifts import Sight
+from app.domain.promotions import AliasKey
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """From ``since`` on, ``version`` held the alias (none: nobody did).
+
+    ``cause`` is *promotion*, *direct* (an alias that no policy protected), *companion* (it moved with another alias),
+    *drift* (moved past the gateway), *restored* (Countersign took it away from who should not hold it) or
+    *unattributed* (it was so when Countersign first looked). ``until`` is when the next row begins, where that is read.
+    """
+
+    key: AliasKey
+    version: str | None
+    since: datetime
+    cause: str
+    model_created_at: int
+    promotion_id: str | None = None
+    principal_id: str | None = None
+    principal_name: str | None = None
+    sequence: int = 0
+    until: datetime | None = None
+
+    @property
+    def sight(self) -> Sight:
+        return Sight(self.version, self.model_created_at)
+
+    def by(self, principal_id: str, principal_name: str) -> Held:
+        """The same, with who had it moved."""
+        return replace(self, principal_id=principal_id, principal_name=principal_name)
+
+    def tells_more_than(self, last: Held) -> bool:
+        """Whether it is worth a row behind ``last``: another holder, or somebody answers for it who did not before."""
+        return (
+            not self.sight.is_as(last.sight)
+            or (self.promotion_id is not None and self.promotion_id != last.promotion_id)
+            or (self.principal_id is not None and last.principal_id is None)
+        )
+
+
+class AliasHistory:
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def add(self, held: Held) -> bool:
+        """Write down who holds an alias from now on; whether that is news.
+
+        A clock that was set back does not turn history round: a row is never older than the one before it. To be
+        called with the alias locked (``work.promotions.lock_alias``).
+        """
+        last = await self.last(held.key)
+        if (last and not held.tells_more_than(last)) or (last is None and held.version is None):
+            return False
+        await self._connection.execute(
+            insert(alias_history).values(
+                workspace=held.key.workspace,
+                model=held.key.model,
+                alias=held.key.alias,
+                model_created_at=held.model_created_at,
+                version=held.version,
+                since=max(held.since, last.since) if last else held.since,
+                cause=held.cause,
+                promotion_id=held.promotion_id,
+                principal_id=held.principal_id,
+                principal_name=held.principal_name,
+            )
+        )
+        return True
+
+    async def last(self, key: AliasKey) -> Held | None:
+        """Who holds it now, as far as we know."""
+        return next(iter(await self.page(key, limit=1)), None)
+
+    async def page(
+        self, key: AliasKey, *, until: datetime | None = None, before: int | None = None, limit: int = 100
+    ) -> Sequence[Held]:
+        """Newest first: what began up to ``until``, and before the row with the sequence number ``before``."""
+        after = alias_history.alias("after")
+        next_since = (
+            select(after.c.since)
+            .where(
+                after.c.workspace == alias_history.c.workspace,
+                after.c.model == alias_history.c.model,
+                after.c.alias == alias_history.c.alias,
+                after.c.sequence > alias_history.c.sequence,
+            )
+            .order_by(after.c.sequence)
+            .limit(1)
+            .scalar_subquery()
+        )
+        query = (
+            select(alias_history, next_since.label("until"))
+            .where(*_of(key))
+            .order_by(alias_history.c.sequence.desc())
+            .limit(limit)
+        )
+        if until is not None:
+            query = query.where(alias_history.c.since <= until)
+        if before is not None:
+            query = query.where(alias_history.c.sequence < before)
+        return [_held(row) for row in await self._connection.execute(query)]
+
+    async def first(self, key: AliasKey) -> Held | None:
+        """The oldest row."""
+        query = select(alias_history).where(*_of(key)).order_by(alias_history.c.sequence).limit(1)
+        row = (await self._connection.execute(query)).first()
+        return _held(row) if row else None
+
+    async def latest(self) -> Mapping[AliasKey, Sight]:
+        """Who holds each alias that was ever seen, as far as we know."""
+        by = (alias_history.c.model, alias_history.c.alias, alias_history.c.workspace)  # as the index is
+        query = (
+            select(*by, alias_history.c.version, alias_history.c.model_created_at)
+            .distinct(*by)
+            .order_by(*by, alias_history.c.sequence.desc())
+        )
+        return {
+            AliasKey(row.workspace, row.model, row.alias): Sight(row.version, row.model_created_at)
+            for row in await self._connection.execute(query)
+        }
+
+    async def held_of(self, workspace: str, model: str) -> Sequence[Held]:
+        """The aliases of one model that somebody holds, as far as we know."""
+        query = (
+            select(alias_history)
+            .distinct(alias_history.c.alias)
+            .where(alias_history.c.workspace == workspace, alias_history.c.model == model)
+            .order_by(alias_history.c.alias, alias_history.c.sequence.desc())
+        )
+        found = [_held(row) for row in await self._connection.execute(query)]
+        return [held for held in found if held.version is not None]
+
+    async def ever_held(self, key: AliasKey, version: str, model_created_at: int, *, not_before: datetime) -> bool:
+        """Whether a version of this very model has held the alias since it was made (numbers are given anew)."""
+        query = (
+            select(alias_history.c.sequence)
+            .where(
+                *_of(key),
+                alias_history.c.version == version,
+                alias_history.c.model_created_at == model_created_at,
+                alias_history.c.cause != "drift",
+                alias_history.c.since >= not_before,
+            )
+            .limit(1)
+        )
+        return await self._connection.scalar(query) is not None
+
+
+def _of(key: AliasKey) -> tuple[ColumnElement[bool], ...]:
+    return (
+        alias_history.c.workspace == key.workspace,
+        alias_history.c.model == key.model,
+        alias_history.c.alias == key.alias,
+    )
+
+
+def _held(row: Row[tuple[object, ...]]) -> Held:
+    return Held(
+        key=AliasKey(row.workspace, row.model, row.alias),
+        version=row.version,
+        since=row.since,
+        cause=row.cause,
+        model_created_at=row.model_created_at,
+        promotion_id=row.promotion_id,
+        principal_id=row.principal_id,
+        principal_name=row.principal_name,
+        sequence=row.sequence,
+        until=getattr(row, "until", None),
+    )

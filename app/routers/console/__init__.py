@@ -1,0 +1,11 @@
+"""``/console``: where people see what a promotion changes, and decide. Server-rendered; nothing needs a script."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from app.routers.console import aliases, explaining, policies, promotions
+
+router = APIRouter(include_in_schema=False)
+for part in (promotions, aliases, policies, explaining):
+    router.include_router(part.router)

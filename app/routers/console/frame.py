@@ -1,0 +1,82 @@
+"""What every page of the console has: the bar with the way to the others, and the words for what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from app.domain.access import Principal
+from app.domain.errors import InvalidInput
+from app.domain.identity import CredentialKind
+from app.routers.console.wording import ACTIONS, GATES, KINDS, PHASES, RULES, STANDINGS, STATES
+from app.routers.pages import page
+from app.routers.services import Services
+from app.services.promotions import waits_for_in_short
+
+LONGEST_REASON = 2000
+"""Characters, as in the API."""
+
+_WORDS: Mapping[str, object] = {
+    "states": STATES,
+    "kinds": KINDS,
+    "standings": STANDINGS,
+    "gates": GATES,
+    "rule_titles": RULES,
+    "phases": PHASES,
+    "actions": ACTIONS,
+    "waits_for": waits_for_in_short,
+    "longest_reason": LONGEST_REASON,
+}
+
+
+def shown(
+    template: str,
+    principal: Principal,
+    services: Services,
+    *,
+    title: str,
+    here: str = "",
+    status: int = 200,
+    **values: Any,  # noqa: ANN401  # a template's
+) -> HTMLResponse:
+    """A page of the console. ``here`` is which of the places in its bar it belongs to."""
+    return page(
+        f"console/{template}",
+        public_url=services.public_url,
+        status=status,
+        title=title,
+        here=here,
+        me=principal,
+        has_session=principal.credential.kind is CredentialKind.SESSION,
+        **_WORDS,
+        **values,
+    )
+
+
+def lead_to(*segments: str) -> RedirectResponse:
+    """To a page of the console, after a form: going back or loading it anew sends nothing twice."""
+    path = "/".join(quote(segment, safe="") for segment in segments)
+    return RedirectResponse(f"/console/{path}", 303, headers={"Cache-Control": "no-store"})
+
+
+def reason_of(form: Mapping[str, str]) -> str:
+    """The reason that somebody wrote. Browsers send line ends as CRLF, and count them as one character.
+
+    Raises:
+        InvalidInput: it is too long, or no text.
+    """
+    reason = form.get("reason", "").replace("\r\n", "\n").strip()
+    if len(reason) > LONGEST_REASON:
+        raise InvalidInput("reason", f"expected at most {LONGEST_REASON} characters")
+    if "\0" in reason:
+        raise InvalidInput("reason", "expected a text")
+    return reason
+
+
+def revision_of(form: Mapping[str, str]) -> int:
+    """The revision that the page showed; -1, which nothing has, if the form does not say."""
+    number = form.get("revision", "")
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else -1

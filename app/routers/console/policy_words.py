@@ -1,0 +1,173 @@
+"""What a policy asks for, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from app.domain.durations import write_duration
+from app.domain.grants import DEFAULT_WORKSPACE
+from app.domain.policies import (
+    ApprovalRule,
+    Check,
+    CheckKind,
+    OnDrift,
+    Policy,
+    ReasonFor,
+    Rejection,
+    Supersede,
+)
+from app.domain.windows import Effect
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """A few sentences on one matter."""
+
+    title: str
+    sentences: tuple[str, ...]
+
+
+def protects(policy: Policy) -> str:
+    """Which aliases it is about, as in ``production of models like fraud-*``."""
+    model = "every model" if policy.models == "*" else f"{_like('model', policy.models)}"
+    where = "" if policy.workspaces in {"*", DEFAULT_WORKSPACE} else f" in {_like('workspace', policy.workspaces)}"
+    tags = f", where {', '.join(f'{key} is {value}' for key, value in policy.tags)}" if policy.tags else ""
+    return f"{policy.alias} of {model}{where}{tags}"
+
+
+def in_words(policy: Policy) -> tuple[Clause, ...]:
+    """Everything it asks for and does, matter by matter; what it leaves out is not told."""
+    told = ((title, tuple(say(policy))) for title, say in _MATTERS)
+    return tuple(Clause(title, sentences) for title, sentences in told if sentences)
+
+
+def _approvals(policy: Policy) -> Iterable[str]:
+    if policy.auto_approve:
+        yield "Nobody has to approve: it is approved as soon as its checks hold."
+    for rule in policy.approvals:
+        yield _approval(rule)
+    if len(policy.approvals) > 1:
+        yield "All of these are needed, and one person counts for one of them."
+    if policy.approvals:
+        yield "Whoever asked for it, or had a hand in the version, does not count."
+        yield _REJECTIONS[policy.rejection]
+
+
+def _approval(rule: ApprovalRule) -> str:
+    services = " Services count." if rule.services else ""
+    return f"{rule.name}: {_count(rule.count)} by {rule.who}.{services}"
+
+
+def _checks(policy: Policy) -> Iterable[str]:
+    for check in policy.checks:
+        required = "" if check.is_required else " It is shown, and not required."
+        yield f"{check.name}: {_CHECKS[check.kind](check)}{required}"
+
+
+def _posted(check: Check) -> str:
+    by = f" by {check.by.who}" if check.by else ""
+    age = f", not older than {write_duration(check.valid_for_s)}" if check.valid_for_s is not None else ""
+    return f"CI posts that it passed{by}{age}."
+
+
+def _order(policy: Policy) -> Iterable[str]:
+    if policy.after:
+        yield f"The version must have held {' and '.join(policy.after)} before."
+    if policy.soak:
+        yield f"It must have held {policy.soak.alias} for {write_duration(policy.soak.for_s)}, and hold it still."
+
+
+def _windows(policy: Policy) -> Iterable[str]:
+    for window in policy.windows:
+        verb = "closed" if window.effect is Effect.DENY else "open"
+        yield (
+            f"{window.name}: {verb} for {write_duration(window.duration_s)} from {window.starts:%Y-%m-%d %H:%M} on "
+            f"({window.timezone}), again by {window.rule}."
+        )
+
+
+def _time(policy: Policy) -> Iterable[str]:
+    yield f"It expires {write_duration(policy.expiry.after_s)} after it was asked for."
+    if policy.expiry.reminders_s:
+        times = " and ".join(write_duration(seconds) for seconds in policy.expiry.reminders_s)
+        yield f"Approvers are reminded {times} before."
+
+
+def _reasons(policy: Policy) -> Iterable[str]:
+    if policy.reasons:
+        yield f"A reason must be given to {', '.join(each.value for each in ReasonFor if each in policy.reasons)}."
+
+
+def _others(policy: Policy) -> Iterable[str]:
+    yield _SUPERSEDE[policy.supersede]
+
+
+def _fast(policy: Policy) -> Iterable[str]:
+    if policy.rollback_approvals:
+        yield from (f"A rollback needs {_approval(rule)}" for rule in policy.rollback_approvals)
+    else:
+        yield "A rollback needs no approval: who may ask for it has it at once."
+    glass = policy.break_glass
+    if not glass.is_allowed:
+        yield "Nobody may move the alias past these rules."
+        return
+    acr = f" with {' or '.join(sorted(glass.acr))}" if glass.acr else ""
+    review = "; ".join(_approval(rule).rstrip(".") for rule in glass.review) or "one of the approvers"
+    yield (
+        f"In an emergency, who has the permission and signed in{acr} less than {write_duration(glass.fresh_within_s)} "
+        f"ago may move it at once. Afterwards it is reviewed by {review}."
+    )
+
+
+def _moves(policy: Policy) -> Iterable[str]:
+    together = policy.companions
+    if together.previous:
+        yield f"The version that held it before gets the alias {together.previous}."
+    for tags, who in ((together.promoted, "new"), (together.archived, "former")):
+        if tags:
+            yield f"The {who} holder is tagged {', '.join(f'{key} = {value}' for key, value in tags)}."
+    if policy.targets:
+        yield f"It is deployed to {', '.join(policy.targets)}."
+    yield _DRIFT[policy.on_drift]
+
+
+_MATTERS: tuple[tuple[str, Callable[[Policy], Iterable[str]]], ...] = (
+    ("Who approves", _approvals),
+    ("What is checked", _checks),
+    ("Where it must have been", _order),
+    ("When the alias may move", _windows),
+    ("Reasons", _reasons),
+    ("How long it waits", _time),
+    ("If a newer one is asked for", _others),
+    ("What moves with it", _moves),
+    ("When it must go fast", _fast),
+)
+
+_REJECTIONS: Mapping[Rejection, str] = {
+    Rejection.ANY: "One rejection closes it.",
+    Rejection.MAJORITY: "It is closed when more than half as many reject it as must approve.",
+}
+_SUPERSEDE: Mapping[Supersede, str] = {
+    Supersede.ANY: "It takes the place of one that waits, whoever asked for that.",
+    Supersede.OWN: "It takes the place of one that waits if the same person asked; another's must be settled first.",
+}
+_DRIFT: Mapping[OnDrift, str] = {
+    OnDrift.REPORT: "If somebody moves the alias past Countersign, that is reported.",
+    OnDrift.RESTORE: "If somebody moves the alias past Countersign, that is reported and undone.",
+}
+_CHECKS: Mapping[CheckKind, Callable[[Check], str]] = {
+    CheckKind.EXPRESSION: lambda check: (
+        f"{check.message.rstrip('.') + ': ' if check.message else ''}{check.expression}"
+    ),
+    CheckKind.POSTED: _posted,
+    CheckKind.SIGNATURE: lambda check: f"signed by {check.signed_by.who}." if check.signed_by else "signed.",
+}
+
+
+def _count(count: int) -> str:
+    return "one approval" if count == 1 else f"{count} approvals, by {count} people,"
+
+
+def _like(noun: str, pattern: str) -> str:
+    return f"{noun}s like {pattern}" if set(pattern) & set("*?[") else f"{noun} {pattern}"

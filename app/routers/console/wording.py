@@ -1,0 +1,168 @@
+"""What people are told instead of our own words: each state, rule and entry of the log in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from app.domain.assessing import Gate, Standing
+from app.domain.deployments import Phase
+from app.domain.events import EventType
+from app.domain.promotions import GOOD, UNSETTLED, Kind, Promotion, State
+
+
+class Tone(StrEnum):
+    """How something is shown, beside its words: never by colour alone."""
+
+    WAITS = "waits"
+    MOVES = "moves"
+    GOOD = "good"
+    BAD = "bad"
+    OVER = "over"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A short title, and what it means for who reads it."""
+
+    title: str
+    meaning: str
+    tone: Tone
+
+
+STATES: Mapping[State, Told] = {
+    State.PENDING: Told("Waiting", "Nothing has moved. It waits for what is listed below.", Tone.WAITS),
+    State.APPROVED: Told(
+        "Approved",
+        "Everybody who is needed has said yes. The alias moves as soon as nothing else is in the way.",
+        Tone.MOVES,
+    ),
+    State.APPLYING: Told("Moving the alias", "The alias is being moved at this moment.", Tone.MOVES),
+    State.APPLIED: Told("Applied", "The alias points to this version now.", Tone.GOOD),
+    State.ROLLING_OUT: Told(
+        "Being deployed", "The alias points to this version; the places where it runs are being updated.", Tone.MOVES
+    ),
+    State.LIVE: Told(
+        "Live", "The alias points to this version, and every place where it runs says that it is ready.", Tone.GOOD
+    ),
+    State.REJECTED: Told("Rejected", "An approver said no. Nothing has moved.", Tone.BAD),
+    State.WITHDRAWN: Told("Withdrawn", "Whoever asked for it took it back. Nothing has moved.", Tone.OVER),
+    State.EXPIRED: Told("Expired", "Nobody decided in time. Nothing has moved; it can be asked for again.", Tone.OVER),
+    State.SUPERSEDED: Told("Replaced", "A newer promotion of the same alias took its place.", Tone.OVER),
+    State.STALE: Told(
+        "Out of date", "What was to be promoted is not what is there now. It has to be asked for again.", Tone.BAD
+    ),
+    State.FAILED: Told("Failed", "It did not work, and somebody has to look at it.", Tone.BAD),
+    State.ROLLED_BACK: Told("Rolled back", "The alias is back where it was before this promotion.", Tone.OVER),
+}
+
+KINDS: Mapping[Kind, str] = {
+    Kind.PROMOTION: "",
+    Kind.ROLLBACK: "Rollback: the alias goes back to the last version that was good.",
+    Kind.RESTORE: "Restore: the alias was moved past Countersign, and goes back to the version that was approved.",
+    Kind.BREAK_GLASS: "Emergency: it goes past the policy's rules, and another person must review it afterwards.",
+}
+
+STANDINGS: Mapping[Standing, Told] = {
+    Standing.SATISFIED: Told("Met", "", Tone.GOOD),
+    Standing.WAITING: Told("Waiting", "", Tone.WAITS),
+    Standing.BLOCKED: Told("In the way", "", Tone.BAD),
+    Standing.ADVISORY: Told("Does not hold, not required", "", Tone.OVER),
+}
+
+GATES: Mapping[Gate, str] = {
+    Gate.DECISION: "Before anybody can decide",
+    Gate.APPROVAL: "Before it is approved",
+    Gate.APPLICATION: "Before the alias moves",
+}
+
+RULES: Mapping[str, str] = {
+    "digest": "The artifacts are read",
+    "review": "Review of an emergency",
+    "order": "Order of aliases",
+    "check": "Check",
+    "rejection": "Rejections",
+    "approvals": "Approvals",
+    "schedule": "Scheduled time",
+    "soak": "Proven under another alias",
+    "window": "Time windows",
+    "turn": "Its turn",
+}
+
+PHASES: Mapping[Phase, Told] = {
+    Phase.REQUESTED: Told("Called", "", Tone.WAITS),
+    Phase.ACCEPTED: Told("Accepted", "", Tone.MOVES),
+    Phase.PROGRESSING: Told("Being updated", "", Tone.MOVES),
+    Phase.READY: Told("Ready", "", Tone.GOOD),
+    Phase.FAILED: Told("Failed", "", Tone.BAD),
+    Phase.SUPERSEDED: Told("Replaced", "", Tone.OVER),
+}
+
+ACTIONS: Mapping[str, str] = {
+    EventType.REQUESTED: "asked for it",
+    EventType.READY_FOR_DECISION: "the artifacts are read: it can be decided on",
+    EventType.REMINDER: "the approvers were reminded",
+    EventType.APPROVALS_VOID: "the approvals became void",
+    EventType.APPROVED: "with that it was approved",
+    EventType.APPLYING: "the alias is being moved",
+    EventType.APPLIED: "the alias was moved",
+    EventType.ROLLING_OUT: "the targets were called",
+    EventType.LIVE: "every target is ready",
+    EventType.REJECTED: "with that it was rejected",
+    EventType.WITHDRAWN: "took it back",
+    EventType.EXPIRED: "it expired",
+    EventType.SUPERSEDED: "a newer one took its place",
+    EventType.STALE: "it is out of date",
+    EventType.FAILED: "it failed",
+    EventType.ROLLED_BACK: "it was rolled back",
+    EventType.COMMENTED: "wrote a comment",
+    "decision.approved": "approved it",
+    "decision.rejected": "rejected it",
+    "promotion.waits_again": "it waits again",
+}
+"""Of the log; what is not here is shown as it is written there."""
+
+
+class Mark(StrEnum):
+    """How far a step is."""
+
+    DONE = "done"
+    NOW = "now"
+    TO_DO = "to do"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One of the few things that happen to a promotion in turn."""
+
+    title: str
+    mark: Mark
+
+
+def steps(promotion: Promotion) -> tuple[Step, ...]:
+    """The way of a promotion: what has happened, what happens now, and what is still to come or was cut off."""
+    way = ["Asked for", "Approved", "Alias moved", *(["Deployed"] if promotion.policy.targets else [])]
+    state = promotion.state
+    if state in UNSETTLED or state in GOOD:
+        reached = _REACHED[state]
+        if state is State.APPLIED and not promotion.policy.targets:
+            reached = len(way)
+        marks = [
+            Mark.DONE if place < reached else Mark.NOW if place == reached else Mark.TO_DO for place in range(len(way))
+        ]
+        return tuple(Step(title, mark) for title, mark in zip(way, marks, strict=True))
+    done = way[:3] if promotion.alias_moved else way[:2] if state is State.FAILED else way[:1]
+    return (*(Step(title, Mark.DONE) for title in done), Step(STATES[state].title, Mark.STOPPED))
+
+
+_REACHED: Mapping[State, int] = {
+    State.PENDING: 1,
+    State.APPROVED: 2,
+    State.APPLYING: 2,
+    State.APPLIED: 3,
+    State.ROLLING_OUT: 3,
+    State.LIVE: 4,
+}
+"""How many steps are behind it."""

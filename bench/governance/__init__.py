@@ -1,0 +1,1 @@
+"""What the second signature costs, and what it does not hold up."""

@@ -1,0 +1,121 @@
+"""Whose token a call is made with: one from the environment, a pipeline's own identity, or the login of this machine.
+
+In this order:
+
+1. ``COUNTERSIGN_TOKEN``, a token of ours or of an issuer that the gateway trusts. It goes to the gateway that is named,
+   whichever that is: who sets it names both.
+2. ``MLFLOW_TRACKING_TOKEN``, to the gateway of ``MLFLOW_TRACKING_URI`` and to no other.
+3. ``COUNTERSIGN_ID_TOKEN``, the identity token that a pipeline was given (GitLab's ``id_tokens``), exchanged for short
+   tokens of the gateway (RFC 8693) for as long as it lasts.
+4. The login that ``countersign login`` keeps.
+5. In GitHub Actions with ``permissions: {id-token: write}``: the same exchange, with an identity token that is fetched
+   anew each time, so that a pipeline may wait for longer than any token lasts.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+from countersign_client.addresses import origin_of
+from countersign_client.errors import NotSignedIn, Refused, TokenRefused
+from countersign_client.session import access_token
+from countersign_client.store import LoginStore
+from countersign_client.wire import OAuthRefused, send
+
+PIPELINE_SCOPES = ("promote",)
+"""What a pipeline's token may do: ask, follow, post checks. Never approve; the gateway would not give it."""
+AUDIENCE = "countersign"
+"""``COUNTERSIGN_AUDIENCE``, of the identity tokens that we ask GitHub for."""
+_GITHUB_URL, _GITHUB_TOKEN = "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"  # noqa: S105 - names
+_RENEWED_AHEAD_S = 120
+_LASTS_S = 60
+
+
+def token_for(gateway: str, *, store: LoginStore | None = None, refused: str | None = None) -> str:
+    """A token that is good now.
+
+    Args:
+        gateway: its address, as ``addresses.gateway_address`` spells it.
+        store: where logins are kept. If one is named, its login is used, whatever the environment says.
+        refused: a token that the gateway did not take.
+
+    Raises:
+        NotSignedIn: there is none, or it has ended.
+        Refused: the gateway gives none for the pipeline's identity.
+        Unreachable: it cannot be had now.
+        UnsafeStore: the file of logins cannot be used.
+    """
+    if store is None:
+        for variable in _VARIABLES:
+            token = os.environ.get(variable, "").strip()
+            if token and _is_for(variable, gateway):
+                if token == refused:
+                    raise TokenRefused(gateway, variable)
+                return _header_text(token, variable)
+        if os.environ.get("COUNTERSIGN_ID_TOKEN", "").strip():
+            return _exchanged(gateway, refused)
+        if LoginStore().get(gateway) is None and os.environ.get(_GITHUB_URL) and os.environ.get(_GITHUB_TOKEN):
+            return _exchanged(gateway, refused)
+    return access_token(gateway, store=store, refused=refused)
+
+
+_VARIABLES = ("COUNTERSIGN_TOKEN", "MLFLOW_TRACKING_TOKEN")
+
+
+def _is_for(variable: str, gateway: str) -> bool:
+    """Whether a token of the environment may go there: MLflow's is for MLflow's server."""
+    return variable != "MLFLOW_TRACKING_TOKEN" or origin_of(os.environ.get("MLFLOW_TRACKING_URI", "")) == gateway
+
+
+def _header_text(token: str, variable: str) -> str:
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise Refused(f"What is in {variable} is no token.")
+    return token
+
+
+@dataclass(frozen=True, slots=True)
+class _Short:
+    """A token of the gateway that was given for the pipeline's identity. ``until`` is by ``time.monotonic``."""
+
+    token: str
+    until: float
+
+
+_short: dict[str, _Short] = {}
+"""By gateway, for this process alone: nothing of a pipeline is written down."""
+
+
+def _exchanged(gateway: str, refused: str | None) -> str:
+    kept = _short.get(gateway)
+    if kept and kept.token != refused and time.monotonic() < kept.until:
+        return kept.token
+    from countersign_client.calls import exchanged  # noqa: PLC0415  # which asks here for whose token to use
+
+    began = time.monotonic()
+    try:
+        answer = exchanged(gateway, _identity(gateway), PIPELINE_SCOPES)
+    except OAuthRefused as refusal:
+        if refusal.code == "invalid_grant":
+            raise NotSignedIn(gateway, f"{gateway} does not accept the pipeline's identity: {refusal}") from None
+        raise
+    token, lasts = str(answer["access_token"]), answer.get("expires_in")
+    lasts_s = lasts if isinstance(lasts, int) and not isinstance(lasts, bool) else _LASTS_S
+    _short[gateway] = _Short(token, began + max(lasts_s - _RENEWED_AHEAD_S, lasts_s / 2))
+    return token
+
+
+def _identity(gateway: str) -> str:
+    """The pipeline's identity token."""
+    if given := os.environ.get("COUNTERSIGN_ID_TOKEN", "").strip():
+        return _header_text(given, "COUNTERSIGN_ID_TOKEN")
+    url = os.environ[_GITHUB_URL]
+    if origin_of(url) is None:
+        raise Refused(f"{_GITHUB_URL} is no address that a token may be sent to.")
+    audience = os.environ.get("COUNTERSIGN_AUDIENCE") or AUDIENCE
+    reply = send("GET", url, token=os.environ[_GITHUB_TOKEN], query={"audience": audience})
+    value = reply.document.get("value")
+    if not isinstance(value, str) or not value:
+        raise NotSignedIn(gateway, f"GitHub gave no identity token ({reply.status}).")
+    return _header_text(value, "GitHub's answer")
