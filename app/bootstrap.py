@@ -59,6 +59,8 @@ from app.services.contributing import Contributing, ContributionsNoted
 from app.services.delegations import Delegations
 from app.services.deliveries import Deliveries
 from app.services.deployments import Deployments
+from app.services.drifts import Drifts
+from app.services.events import Events
 from app.services.evidence import Evidence
 from app.services.examining import Examining
 from app.services.explaining import Explaining
@@ -73,7 +75,7 @@ from app.services.measuring import Measuring
 from app.services.owning import Owning
 from app.services.pinning import Pinning
 from app.services.policies import Policies
-from app.services.principals import Principals
+from app.services.principals import Noticing, Principals
 from app.services.promotions import Promotions
 from app.services.reach import Reach
 from app.services.reconciling import Reconciling
@@ -202,6 +204,7 @@ async def open_gateway(settings: Settings, clock: Clock | None = None) -> AsyncI
             clock=clock,
             public_url=settings.public_url,
             cookie=cookies_of(settings.public_url).session,
+            noticed=Noticing(work),
         )
         services = Services(
             authentication=authentication,
@@ -217,6 +220,8 @@ async def open_gateway(settings: Settings, clock: Clock | None = None) -> AsyncI
             reviews=Reviews(work, clock, lifecycle=governance.lifecycle),
             delegations=Delegations(work, clock),
             aliases=Aliases(work, registry),
+            drifts=Drifts(work),
+            events=Events(work, changes),
             resolver=Resolver(work, registry, changes, artifacts_destination=settings.artifacts_destination),
             policies=_policies(database, clock),
             deployments=deployments,

@@ -25,6 +25,7 @@ from app.routers import (
     delegations,
     deployments,
     grants,
+    happenings,
     oauth,
     operations,
     permissions,
@@ -66,6 +67,13 @@ class Application:
         self._settings = settings
         self._gateway: Gateway | None = None
         self._control = describe()
+        # Once in a process: its metrics are of the whole process.
+        Instrumentator(
+            excluded_handlers=["/livez", "/readyz", "/metrics"], should_instrument_requests_inprogress=True
+        ).instrument(self._control)
+        Instrumentator(
+            excluded_handlers=["/livez", "/readyz", "/metrics"], should_instrument_requests_inprogress=True
+        ).instrument(self._control)
         self._ours: ASGIApp = self._control
         self.is_draining = False
 
@@ -165,6 +173,7 @@ def describe() -> FastAPI:
         deployments,
         policies,
         records,
+        happenings,
         grants,
         permissions,
         principals,
@@ -179,7 +188,4 @@ def describe() -> FastAPI:
     app.include_router(consent.router)
     app.include_router(console.router)
     install_problem_handlers(app)
-    Instrumentator(
-        excluded_handlers=["/livez", "/readyz", "/metrics"], should_instrument_requests_inprogress=True
-    ).instrument(app)
     return app

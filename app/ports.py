@@ -227,10 +227,10 @@ class ModelRegistry(Protocol):
     async def describe_logged_model(self, model_id: str, *, workspace: str) -> LoggedModelDetails | None:
         """None if there is no such model."""
 
-    async def get_experiment_location(self, experiment_id: str) -> str:
+    async def get_experiment_location(self, experiment_id: str, workspace: str = DEFAULT_WORKSPACE) -> str:
         """The URI below which the artifacts of an experiment lie. Raises ``NotFound``, naming the experiment."""
 
-    async def logged_models_of(self, run: Run) -> Sequence[LoggedModel]:
+    async def logged_models_of(self, run: Run, workspace: str = DEFAULT_WORKSPACE) -> Sequence[LoggedModel]:
         """Those of the run's experiment that say that the run is where they come from."""
 
     async def set_alias(self, name: str, alias: str, version: str, workspace: str = DEFAULT_WORKSPACE) -> None:
@@ -243,6 +243,9 @@ class ModelRegistry(Protocol):
         self, name: str, version: str, key: str, value: str, workspace: str = DEFAULT_WORKSPACE
     ) -> None:
         """Tag a version. Repeating it changes nothing. Raises ``NotFound``, naming the version."""
+
+    async def delete_version_tag(self, name: str, version: str, key: str, workspace: str = DEFAULT_WORKSPACE) -> None:
+        """Take a tag from a version. Repeating it changes nothing. Raises ``NotFound``, naming the version."""
 
     async def check_alive(self) -> None:
         """Return when MLflow answers."""

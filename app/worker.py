@@ -43,7 +43,8 @@ async def run_worker(settings: Settings) -> None:
     queue = create_queue(settings.database_url.get_secret_value())
     async with open_worker(settings) as services:
         await services.database.check_alive()
-        _declare_tasks(queue, services, reconcile_s=settings.reconcile_s)
+        _declare_tasks(queue, services)
+        _declare_looks(queue, services, reconcile_s=settings.reconcile_s)
         async with queue.open_async():
             _log.info("worker_ready", concurrency=CONCURRENCY)
             await _until_asked_to_stop(
@@ -75,7 +76,9 @@ async def _until_asked_to_stop(working: Coroutine[object, object, None]) -> None
     raise lost
 
 
-def _declare_tasks(queue: App, services: WorkerServices, *, reconcile_s: int) -> None:
+def _declare_tasks(queue: App, services: WorkerServices) -> None:
+    """What is queued for one promotion or delivery."""
+
     @queue.task(name="advance_promotion", retry=KeepTrying(), pass_context=True)
     async def advance_promotion(context: JobContext, promotion_id: str) -> None:
         await _counted(context, lambda: services.advancing.advance(promotion_id), promotion=promotion_id)
@@ -90,6 +93,10 @@ def _declare_tasks(queue: App, services: WorkerServices, *, reconcile_s: int) ->
                 _log.info("delivery_attempted", delivery=delivery_id, attempt=attempt.number, outcome=outcome)
 
         await _counted(context, send, delivery=delivery_id)
+
+
+def _declare_looks(queue: App, services: WorkerServices, *, reconcile_s: int) -> None:
+    """What is done again and again, by one of any number of workers."""
 
     @queue.periodic(cron="* * * * * */3")  # the sixth field, the last, is seconds
     @queue.task(name="sweep", queueing_lock="sweep", pass_context=True)

@@ -77,7 +77,7 @@ class Steps:
         require(told["refused"], f"the call was not refused: version {version} went past the second signature")
         self.screen.quote(told["message"])
         require(told["error_code"] == "PERMISSION_DENIED", f"expected PERMISSION_DENIED, not {told['error_code']}")
-        link = re.search(rf"{re.escape(self.connection.control)}/promotions/(prm_\w+)", told["message"])
+        link = re.search(rf"{re.escape(self.connection.console)}/promotions/(prm_\w+)", told["message"])
         if link is None:
             raise StoryFailed("the message has no link to a promotion")
         promotion = self.control.get("scientist", f"/promotions/{link[1]}")

@@ -41,6 +41,7 @@ from app.services.authentication import Authentication
 from app.services.granting import GrantBook
 from app.services.identifiers import new_id
 from app.services.logins import Logins
+from app.services.principals import Noticing
 from app.services.recording import AuditTrail
 from app.services.sessions import Sessions
 from app.services.throttling import Throttle
@@ -98,7 +99,9 @@ class Door:
     clock: MovableClock
     services: Any
 
-    async def signed_in(self, who: str, *, groups: tuple[str, ...] = (), kind: str = "person") -> dict[str, str]:
+    async def signed_in(
+        self, who: str, *, groups: tuple[str, ...] = (), kind: str = "person", acr: str | None = None
+    ) -> dict[str, str]:
         """The headers of a browser in which somebody is signed in."""
         secret, now = secrets.token_urlsafe(32), self.clock.now()
         identity = Identity(self.issuer.url, who, who.title(), PrincipalKind(kind), frozenset(groups))
@@ -113,6 +116,7 @@ class Door:
             expires_at=now + timedelta(days=1),
             address="192.0.2.1",
             user_agent="Firefox",
+            acr=acr,
         )
         async with self.database.unit_of_work() as work:
             await work.principals.vouch(identity, at=now)
@@ -302,6 +306,7 @@ async def open_door(database_url: str, issuer: Issuer, *, rate: int = 100_000) -
             clock=clock,
             public_url=PUBLIC_URL,
             cookie=cookies_of(PUBLIC_URL).session,
+            noticed=Noticing(work),
         )
         services = SimpleNamespace(
             authentication=authentication,

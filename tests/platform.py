@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,40 +76,48 @@ class MlflowServer:
     options: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def call(self, method: str, path: str, values: Mapping[str, object]) -> dict[str, Any]:
+    def call(
+        self, method: str, path: str, values: Mapping[str, object], *, workspace: str | None = None
+    ) -> dict[str, Any]:
+        """Args: workspace: where, on a server that has them."""
         api = f"{self.url}/api/2.0/mlflow/{path}"
+        headers = {"X-MLFLOW-WORKSPACE": workspace} if workspace else {}
         if method == "GET":
-            answer = httpx.get(api, params={name: str(value) for name, value in values.items()}, timeout=30)
+            query = {name: str(value) for name, value in values.items()}
+            answer = httpx.get(api, params=query, headers=headers, timeout=30)
         else:
-            answer = httpx.request(method, api, json=dict(values), timeout=30)
+            answer = httpx.request(method, api, json=dict(values), headers=headers, timeout=30)
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
         return found
 
-    def register(self, model: str, *, versions: int = 1) -> None:
+    def register(self, model: str, *, versions: int = 1, workspace: str | None = None) -> None:
         """A model whose versions are real folders of artifacts, told apart by their content."""
-        if httpx.post(f"{self.url}/api/2.0/mlflow/registered-models/create", json={"name": model}).status_code >= 500:
+        headers = {"X-MLFLOW-WORKSPACE": workspace} if workspace else {}
+        url = f"{self.url}/api/2.0/mlflow/registered-models/create"
+        if httpx.post(url, json={"name": model}, headers=headers).status_code >= 500:
             raise AssertionError("MLflow does not answer")
-        experiment = self.call("POST", "experiments/create", {"name": f"{model}-{time.monotonic_ns()}"})[
-            "experiment_id"
-        ]
+        ask = partial(self.call, workspace=workspace)
+        experiment = ask("POST", "experiments/create", {"name": f"{model}-{time.monotonic_ns()}"})["experiment_id"]
         for _ in range(versions):
-            run = self.call("POST", "runs/create", {"experiment_id": experiment, "start_time": 1})["run"]["info"]
+            run = ask("POST", "runs/create", {"experiment_id": experiment, "start_time": 1})["run"]["info"]
             root = run["artifact_uri"] + "/model"
             folder = self.artifacts / root.removeprefix("mlflow-artifacts:/")
             folder.mkdir(parents=True)
             (folder / "MLmodel").write_text(f"run_id: {run['run_id']}\n")
             (folder / "weights").mkdir()
             (folder / "weights" / "model.bin").write_bytes(os.urandom(64))
-            self.call("POST", "model-versions/create", {"name": model, "source": root, "run_id": run["run_id"]})
+            ask("POST", "model-versions/create", {"name": model, "source": root, "run_id": run["run_id"]})
 
-    def folder_of(self, model: str, version: str) -> Path:
+    def folder_of(self, model: str, version: str, *, workspace: str | None = None) -> Path:
         """Where the files of a version lie."""
-        answer = self.call("GET", "model-versions/get-download-uri", {"name": model, "version": version})
+        named = {"name": model, "version": version}
+        answer = self.call("GET", "model-versions/get-download-uri", named, workspace=workspace)
         return self.artifacts / answer["artifact_uri"].removeprefix("mlflow-artifacts:/")
 
-    def holder(self, model: str, alias: str = "production") -> str | None:
-        aliases = self.call("GET", "registered-models/get", {"name": model})["registered_model"].get("aliases", [])
+    def holder(self, model: str, alias: str = "production", *, workspace: str | None = None) -> str | None:
+        found = self.call("GET", "registered-models/get", {"name": model}, workspace=workspace)["registered_model"]
+        aliases = found.get("aliases", [])
         return {item["alias"]: str(item["version"]) for item in aliases}.get(alias)
 
     def start(self) -> None:

@@ -32,6 +32,7 @@ from app.routers.problems import install_problem_handlers
 from app.services.authentication import Authentication
 from app.services.granting import GrantBook
 from app.services.logins import Logins
+from app.services.principals import Noticing
 from app.services.recording import AuditTrail
 from app.services.sessions import Sessions
 from app.services.sign_in import Provider as SignInProvider
@@ -171,6 +172,7 @@ async def open_desk(
             clock=clock,
             public_url=PUBLIC_URL,
             cookie=cookies_of(PUBLIC_URL).session,
+            noticed=Noticing(work),
         )
         services = SimpleNamespace(
             authentication=authentication,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import httpx
 
 from app.adapters.assertions import OURSELVES
-from app.domain.errors import CountersignError, NotFound, UpstreamUnavailable
+from app.domain.errors import CountersignError, InvalidInput, NotFound, UpstreamUnavailable
 from app.domain.grants import DEFAULT_WORKSPACE
+from app.domain.names import no_experiment, no_model, no_run, no_version
 from app.domain.routes.resources import Named
 from app.ports import (
     Assertion,
@@ -68,7 +70,7 @@ class MlflowRegistry:
         await self._client.aclose()
 
     async def get_model(self, name: str, workspace: str = DEFAULT_WORKSPACE) -> RegisteredModel:
-        missing = f"There is no model {name}."
+        missing = no_model(name, workspace)
         answer = await self._call("GET", "/registered-models/get", {"name": name}, missing=missing, workspace=workspace)
         return _model(answer["registered_model"], workspace)
 
@@ -85,7 +87,7 @@ class MlflowRegistry:
                         "GET",
                         "/registered-models/search",
                         query,
-                        missing="There are no models.",
+                        missing=NotFound(f"There is no workspace {workspace}."),
                         workspace=workspace,
                     )
                     for model in page.get("registered_models", []):
@@ -102,17 +104,17 @@ class MlflowRegistry:
 
     async def get_run(self, run_id: str, workspace: str = DEFAULT_WORKSPACE) -> Run:
         answer = await self._call(
-            "GET", "/runs/get", {"run_id": run_id}, missing=f"There is no run {run_id}.", workspace=workspace
+            "GET", "/runs/get", {"run_id": run_id}, missing=no_run(run_id, workspace), workspace=workspace
         )
         info = answer["run"]["info"]
         return Run(info["run_id"], info["experiment_id"], info["artifact_uri"], str(info.get("user_id") or ""))
 
     async def describe_version(self, name: str, version: str, *, workspace: str) -> VersionDetails:
-        missing = f"There is no version {version} of model {name}."
+        missing = no_version(name, version, workspace)
         query = {"name": name, "version": version}
-        answer = await self._call("GET", "/model-versions/get", query, missing=missing, workspace=workspace)
-        location = await self._call(
-            "GET", "/model-versions/get-download-uri", query, missing=missing, workspace=workspace
+        answer, location = await asyncio.gather(
+            self._call("GET", "/model-versions/get", query, missing=missing, workspace=workspace),
+            self._call("GET", "/model-versions/get-download-uri", query, missing=missing, workspace=workspace),
         )
         found = answer["model_version"]
         source = str(found.get("source") or "")
@@ -171,16 +173,17 @@ class MlflowRegistry:
             measured_by={str(each["key"]): str(each["run_id"]) for each in measured if each.get("run_id")},
         )
 
-    async def get_experiment_location(self, experiment_id: str) -> str:
-        missing = f"There is no experiment {experiment_id}."
-        answer = await self._call("GET", "/experiments/get", {"experiment_id": experiment_id}, missing=missing)
+    async def get_experiment_location(self, experiment_id: str, workspace: str = DEFAULT_WORKSPACE) -> str:
+        missing, query = no_experiment(experiment_id, workspace), {"experiment_id": experiment_id}
+        answer = await self._call("GET", "/experiments/get", query, missing=missing, workspace=workspace)
         return str(answer["experiment"]["artifact_location"])
 
-    async def logged_models_of(self, run: Run) -> Sequence[LoggedModel]:
+    async def logged_models_of(self, run: Run, workspace: str = DEFAULT_WORKSPACE) -> Sequence[LoggedModel]:
         body: dict[str, Any] = {"experiment_ids": [run.experiment_id], "filter": f"source_run_id = '{run.id}'"}
         found: list[LoggedModel] = []
+        missing = no_run(run.id, workspace)
         while True:
-            page = await self._call("POST", "/logged-models/search", body, missing=f"There is no run {run.id}.")
+            page = await self._call("POST", "/logged-models/search", body, missing=missing, workspace=workspace)
             infos = [model["info"] for model in page.get("models", [])]
             found += [LoggedModel(info["model_id"], info["name"], info["artifact_uri"]) for info in infos]
             if not page.get("next_page_token"):
@@ -254,7 +257,7 @@ class MlflowRegistry:
             "POST",
             "/registered-models/alias",
             {"name": name, "alias": alias, "version": version},
-            missing=f"There is no version {version} of model {name}.",
+            missing=no_version(name, version, workspace),
             message="SetRegisteredModelAlias",
             workspace=workspace,
         )
@@ -264,7 +267,7 @@ class MlflowRegistry:
             "DELETE",
             "/registered-models/alias",
             {"name": name, "alias": alias},
-            missing=f"There is no model {name}.",
+            missing=no_model(name, workspace),
             message="DeleteRegisteredModelAlias",
             workspace=workspace,
         )
@@ -276,8 +279,18 @@ class MlflowRegistry:
             "POST",
             "/model-versions/set-tag",
             {"name": name, "version": version, "key": key, "value": value},
-            missing=f"There is no version {version} of model {name}.",
+            missing=no_version(name, version, workspace),
             message="SetModelVersionTag",
+            workspace=workspace,
+        )
+
+    async def delete_version_tag(self, name: str, version: str, key: str, workspace: str = DEFAULT_WORKSPACE) -> None:
+        await self._call(
+            "DELETE",
+            "/model-versions/delete-tag",
+            {"name": name, "version": version, "key": key},
+            missing=no_version(name, version, workspace),
+            message="DeleteModelVersionTag",
             workspace=workspace,
         )
 
@@ -295,11 +308,11 @@ class MlflowRegistry:
         path: str,
         values: Mapping[str, Any],
         *,
-        missing: str,
+        missing: NotFound,
         message: str | None = None,
         workspace: str = DEFAULT_WORKSPACE,
     ) -> dict[str, Any]:
-        """Args: message: of what is asserted field by field."""
+        """Args: missing: raised if MLflow has not what is asked for. message: of what is asserted field by field."""
         judged = Judged(method, _API + path, message, values) if message else None
         elsewhere = None if workspace == DEFAULT_WORKSPACE else workspace
         response = await self._send(method, _API + path, values, judged, workspace=elsewhere)
@@ -311,7 +324,7 @@ class MlflowRegistry:
             return answer
         code = answer.get("error_code") if isinstance(answer, dict) else None
         if code == "RESOURCE_DOES_NOT_EXIST":
-            raise NotFound(missing, **values)
+            raise missing
         raise CountersignError(f"MLflow refused {method} {path}: {code or response.status_code}.")
 
     async def _send(
@@ -323,6 +336,8 @@ class MlflowRegistry:
         *,
         workspace: str | None = None,
     ) -> httpx.Response:
+        if workspace is not None and not self._has_workspaces:
+            raise InvalidInput("workspace", f"the MLflow server has none but `{DEFAULT_WORKSPACE}`")
         sent: dict[str, Any] = {"params" if method == "GET" else "json": dict(values)}
         sent["headers"] = list(self._assertion.headers(OURSELVES, judged))
         if workspace is not None:

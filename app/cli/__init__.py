@@ -7,21 +7,18 @@ import sys
 from typing import Annotated
 
 import typer
+from countersign_client.cli import add_commands
 from countersign_client.errors import ClientError
 
 from app.cli.access import explain_access
 from app.cli.audit import audit
 from app.cli.configuration import apply
 from app.cli.digest import digest
-from app.cli.login import login, logout, whoami
 from app.cli.policies import policies
 from app.cli.processes import gateway, migrate, worker
 from app.cli.routes import routes
-from app.cli.tokens import exchange, token
 from app.cli.up import up
 from app.domain.errors import CountersignError
-
-_CALLERS = "For who calls a gateway"
 
 cli = typer.Typer(
     name="countersign",
@@ -57,18 +54,14 @@ cli.command()(routes)
 cli.command()(digest)
 cli.add_typer(policies, name="policies")
 cli.add_typer(audit, name="audit")
-cli.command(rich_help_panel=_CALLERS)(login)
-cli.command(rich_help_panel=_CALLERS)(logout)
-cli.command(rich_help_panel=_CALLERS)(whoami)
-cli.add_typer(token, name="token", rich_help_panel=_CALLERS)
-cli.command(rich_help_panel=_CALLERS)(exchange)
+add_commands(cli)
 
 
 def main() -> None:
     """Run the command. What is refused ends in one line on stderr, without a traceback.
 
-    The exit status is 1 when something is refused, 2 when the command is used wrongly, 3 when a login is needed, and 4
-    when the gateway does not answer.
+    The exit status is 1 when something is refused, 2 when the command is used wrongly, 3 when a login is needed, 4
+    when the gateway does not answer, and what `countersign promote --help` says beyond.
     """
     try:
         cli()

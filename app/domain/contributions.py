@@ -185,7 +185,9 @@ def run_folder(run_id: str) -> str:
 def rests_on(promotion: Promotion) -> RestsOn:
     """What the version of a promotion rests on, as far as its own record says it."""
     try:
-        root = "/".join(_folded(artifact_root(promotion.source_uri), promotion.workspace))
+        root = "/".join(
+            _folded(artifact_root(promotion.source_uri, workspace=promotion.workspace), promotion.workspace)
+        )
     except Unresolvable:
         root = ""
     segments = root.split("/")

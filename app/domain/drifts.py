@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from app.domain.grants import fold
 from app.domain.policies import Policy, policy_for
 from app.domain.promotions import AliasKey
 
@@ -103,9 +102,7 @@ def governing(policies: Iterable[Policy], key: AliasKey, tags: Mapping[str, str]
         return policy
     known = None if tags is None else dict(tags)
     for policy in policies:
-        previous = policy.companions.previous
-        is_companion = previous is not None and fold(previous) == fold(key.alias)
-        if is_companion and policy.protects(key.model, policy.alias, workspace=key.workspace, tags=known):
+        if policy.moves_along(key.model, key.alias, workspace=key.workspace, tags=known):
             return policy
     return None
 
@@ -125,4 +122,4 @@ def expected(ledger: Sight | None, open_drift: Drift | None, last: Sight | None)
 
 def next_attempt(attempts: int, now: datetime) -> datetime:
     """When an alias is to be restored again after so many attempts."""
-    return now + min(FIRST_PAUSE * 2 ** min(attempts - 1, 16), LONGEST_PAUSE)
+    return now + min(FIRST_PAUSE * (1 << min(attempts - 1, 16)), LONGEST_PAUSE)

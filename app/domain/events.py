@@ -52,6 +52,14 @@ class Event:
     data: Mapping[str, object] = field(default_factory=dict, hash=False)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event and its place in the order."""
+
+    sequence: int
+    event: Event
+
+
 DEPLOYMENT_REQUESTED = "countersign.deployment.requested.v1"
 
 
@@ -85,7 +93,8 @@ def deployment_requested(
             "generation": deployment.generation,
             "action": "apply",
             "model": {
-                "name": promotion.model,
+                # With its workspace, as the resource: two models of one name must not take each other's place.
+                "name": deployment.resource,
                 "version": promotion.to_version,
                 "alias": promotion.alias,
                 "run_id": promotion.run_id,

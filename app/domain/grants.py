@@ -249,10 +249,11 @@ class Access:
         owner_id: the principal's id, or none if it cannot own anything.
     """
 
-    __slots__ = ("_allowed", "_denied", "_everywhere", "_owner_id", "_somewhere", "grants")
+    __slots__ = ("_allowed", "_denied", "_everywhere", "_leading", "_owner_id", "_somewhere", "grants")
 
     def __init__(self, grants: Iterable[Grant], *, owner_id: str | None = None) -> None:
         self.grants = tuple(grants)
+        self._leading: dict[tuple[Permission, bool], tuple[Reach, ...]] = {}
         self._allowed = _by_permission([grant for grant in self.grants if not grant.is_denial], ROLE_PERMISSIONS)
         self._denied = _by_permission([grant for grant in self.grants if grant.is_denial], DENIED_WITH)
         # Whom nobody lets create anything any more, as when their groups have vanished, has nothing left of it.
@@ -285,6 +286,8 @@ class Access:
             return True
         if resource.kind is ResourceKind.SERVER:
             return False
+        if resource.workspace != DEFAULT_WORKSPACE and not self.enters(permission, resource.workspace):
+            return False
         for denied in self._denied.get(permission, ()):
             if denied.cover(permission, resource):
                 return False
@@ -292,6 +295,36 @@ class Access:
             if allowed.cover(permission, resource):
                 return True
         return permission in ROLE_PERMISSIONS[OWNER_ROLE] and self.owns(resource)
+
+    def enters(self, permission: Permission, workspace: str) -> bool:
+        """Whether a grant gives ``permission`` somewhere in a workspace.
+
+        Into another than the default one lead a grant that names it, and one on everything; not one on a model of any
+        workspace.
+        """
+        if permission in self._everywhere:
+            return True
+        is_default = workspace == DEFAULT_WORKSPACE
+
+        def leads(on: Reach) -> bool:
+            if on.workspace is None:
+                return is_default or on.is_everything
+            return fnmatchcase(workspace, on.workspace)
+
+        is_denied = any(
+            leads(on) and (on.model, on.alias, on.experiment) == (None, None, None)
+            for on in self._reaches_of(permission, is_denial=True)
+        )
+        return not is_denied and any(leads(on) for on in self._reaches_of(permission, is_denial=False))
+
+    def _reaches_of(self, permission: Permission, *, is_denial: bool) -> tuple[Reach, ...]:
+        """What the grants that give or deny a permission are on; looked for once."""
+        kept = self._leading.get((permission, is_denial))
+        if kept is None:
+            speaking = (grant for grant in self.grants if grant.is_denial is is_denial and grant.speaks_of(permission))
+            kept = tuple(dict.fromkeys(grant.on for grant in speaking))
+            self._leading[permission, is_denial] = kept
+        return kept
 
     def owns(self, resource: Resource) -> bool:
         return self._owner_id is not None and resource.owner == self._owner_id
@@ -309,6 +342,8 @@ class Access:
 
     def giving(self, permission: Permission, resource: Resource) -> tuple[Grant, ...]:
         """The grants that give ``permission`` on ``resource``, whether or not another denies it."""
+        if resource.workspace != DEFAULT_WORKSPACE and not self.enters(permission, resource.workspace):
+            return ()
         return tuple(grant for grant in self.grants if not grant.is_denial and grant.covers(permission, resource))
 
     def denying(self, permission: Permission, resource: Resource) -> tuple[Grant, ...]:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from app.domain.errors import InvalidInput, NotFound, Unresolvable
+from app.domain.grants import DEFAULT_WORKSPACE
 
 _ALIAS = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_WORKSPACE = re.compile(r"[a-z0-9][a-z0-9-]{0,61}[a-z0-9]")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _RESERVED_ALIAS = re.compile(r"latest|v[0-9]+", re.IGNORECASE)
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")
@@ -31,6 +33,17 @@ def check_alias(value: str, *, field: str = "alias") -> str:
         raise InvalidInput(field, "expected 1 to 255 letters, digits, `_` or `-` (ASCII)")
     if _RESERVED_ALIAS.fullmatch(value):
         raise InvalidInput(field, f"{value} is reserved by MLflow")
+    return value
+
+
+def check_workspace(value: str, *, field: str = "workspace") -> str:
+    """The workspace's name, if MLflow could have given it.
+
+    Raises:
+        InvalidInput: unless it is 2 to 63 of ``a-z 0-9 -``, a letter or digit at both ends.
+    """
+    if not _WORKSPACE.fullmatch(value):
+        raise InvalidInput(field, "expected 2 to 63 of `a-z 0-9 -`, a letter or digit at both ends")
     return value
 
 
@@ -113,11 +126,23 @@ def parse_models_uri(uri: str) -> ModelReference:
     return ModelReference(check_model(unquote(name), field="uri"), version=check_version(version, field="uri"))
 
 
-def no_model(name: str) -> NotFound:
-    """The one answer for a model that does not exist and for one that one may not know of."""
-    return NotFound(f"There is no model {name}.", name=name)
+def no_model(name: str, workspace: str = DEFAULT_WORKSPACE) -> NotFound:
+    """The one answer for a model or workspace that does not exist, and for a model that one may not know of."""
+    return NotFound(f"There is no model {name}{_in(workspace)}.", name=name)
 
 
-def no_version(name: str, version: str) -> NotFound:
+def no_version(name: str, version: str, workspace: str = DEFAULT_WORKSPACE) -> NotFound:
     """The one answer for a version that does not exist and for one that one may not know of."""
-    return NotFound(f"There is no version {version} of model {name}.", name=name, version=version)
+    return NotFound(f"There is no version {version} of model {name}{_in(workspace)}.", name=name, version=version)
+
+
+def no_run(run_id: str, workspace: str = DEFAULT_WORKSPACE) -> NotFound:
+    return NotFound(f"There is no run {run_id}{_in(workspace)}.", run_id=run_id)
+
+
+def no_experiment(experiment_id: str, workspace: str = DEFAULT_WORKSPACE) -> NotFound:
+    return NotFound(f"There is no experiment {experiment_id}{_in(workspace)}.", experiment_id=experiment_id)
+
+
+def _in(workspace: str) -> str:
+    return "" if workspace == DEFAULT_WORKSPACE else f" in workspace {workspace}"

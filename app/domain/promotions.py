@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from app.domain.errors import AlreadyDecided, IllegalMove, NotFound
 from app.domain.grants import DEFAULT_WORKSPACE
+from app.domain.names import check_alias, check_model, check_workspace
 from app.domain.policies import ApprovalRule, Policy
 
 
@@ -106,9 +107,22 @@ class AliasKey:
     model: str
     alias: str
 
+    @property
+    def resource(self) -> str:
+        """The model, with its workspace before it unless that is the default one: no name of a model has a slash."""
+        return self.model if self.workspace == DEFAULT_WORKSPACE else f"{self.workspace}/{self.model}"
+
     def __str__(self) -> str:
-        where = "" if self.workspace == DEFAULT_WORKSPACE else f"{self.workspace}/"
-        return f"{where}{self.model}@{self.alias}"
+        return f"{self.resource}@{self.alias}"
+
+
+def check_alias_key(key: AliasKey) -> AliasKey:
+    """The alias, if there could be one of these names.
+
+    Raises:
+        InvalidInput: names the part that nothing could be called by.
+    """
+    return AliasKey(check_workspace(key.workspace), check_model(key.model), check_alias(key.alias))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,32 @@ import unicodedata
 from urllib.parse import quote, unquote, urlsplit
 
 from app.domain.errors import Unresolvable
+from app.domain.grants import DEFAULT_WORKSPACE
 
 _SEGMENT = re.compile(r"[A-Za-z0-9 ._+=@,()~-]+")
 _PROXIED = "mlflow-artifacts:/"
 _SERVED = "/mlflow-artifacts/artifacts/"
+_WORKSPACES = "workspaces"
+"""The folder below the artifacts destination in which each workspace but the default one has its own."""
 
 
-def artifact_root(source_uri: str) -> str:
+def in_workspace(path: str, workspace: str) -> str:
+    """Where MLflow puts a path that is meant in a workspace: below ``workspaces/<workspace>``, if it is not yet.
+
+    As ``_get_workspace_scoped_repo_path_if_enabled`` of ``mlflow/server/handlers.py`` does, case by case; a path of
+    another workspace it refuses.
+    """
+    if workspace == DEFAULT_WORKSPACE or path.partition("/")[0] == _WORKSPACES:
+        return path
+    return f"{_WORKSPACES}/{workspace}/{path}"
+
+
+def artifact_root(source_uri: str, *, workspace: str = DEFAULT_WORKSPACE) -> str:
     """The path below the artifacts destination that a proxied source names, as ``1/models/m-…/artifacts``.
+
+    Args:
+        source_uri: what ``model-versions/get-download-uri`` answered.
+        workspace: of the version.
 
     Raises:
         Unresolvable: the source is of another kind, names a foreign host, or is not in the one spelling that is
@@ -36,10 +54,13 @@ def artifact_root(source_uri: str) -> str:
     segments = path.split("/")
     if not all(_SEGMENT.fullmatch(segment) and segment not in {".", ".."} for segment in segments):
         raise Unresolvable(f"{source_uri} is not a plain artifact path.")
-    return path
+    root = in_workspace(path, workspace)
+    if workspace != DEFAULT_WORKSPACE and not root.startswith(f"{_WORKSPACES}/{workspace}/"):
+        raise Unresolvable(f"{source_uri} is not of workspace {workspace}.")
+    return root
 
 
-def physical_uri(source_uri: str, *, destination: str) -> str:
+def physical_uri(source_uri: str, *, destination: str, workspace: str = DEFAULT_WORKSPACE) -> str:
     """The physical URI of a version's artifacts, with a trailing slash.
 
     The slash matters: KServe's storage initializer matches by prefix, and without it a sibling ``artifacts-old`` is
@@ -49,11 +70,12 @@ def physical_uri(source_uri: str, *, destination: str) -> str:
         source_uri: what ``model-versions/get-download-uri`` answered.
         destination: the server's ``--artifacts-destination``: an absolute path, ``file:///…`` or
         ``s3://bucket/prefix``.
+        workspace: of the version.
 
     Raises:
         Unresolvable: see ``artifact_root``.
     """
-    root = artifact_root(source_uri)
+    root = artifact_root(source_uri, workspace=workspace)
     if destination.startswith("s3://"):
         return f"{destination.rstrip('/')}/{root}/"
     if destination.startswith("file:///"):
@@ -73,14 +95,17 @@ def is_below(path: str, folder: str) -> bool:
     return inner[: len(outer)] == outer
 
 
-def paths_below(uri: str, *, destination: str) -> tuple[str, ...]:
-    """Every path below the artifacts destination that ``uri`` could mean; none when it lies elsewhere.
+def paths_below(uri: str, *, destination: str, workspace: str = DEFAULT_WORKSPACE) -> tuple[str, ...]:
+    """Every path below the artifacts destination that ``uri`` could mean in a workspace; none when it lies elsewhere.
 
     To protect what is there, so it is generous where ``artifact_root`` is strict: it reads every spelling, a percent
     sign both as it stands and decoded, a host whatever its name, and the destination's own scheme.
     """
     found = _below(uri, destination)
-    return () if found is None else tuple(dict.fromkeys((found, _unquoted(found))))
+    if found is None:
+        return ()
+    meant = (found, _unquoted(found))
+    return tuple(dict.fromkeys((*meant, *(in_workspace(path, workspace) for path in meant))))
 
 
 def _segments(path: str) -> list[str]:

@@ -6,6 +6,7 @@ MLflow is sent what was understood, written afresh: it sees what was judged.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -178,6 +179,10 @@ _query_again = lru_cache(maxsize=4096)(_read_query)
 
 def _asked(guard: Guard | None, judged: Mapping[str, object]) -> dict[str, str]:
     fields = {_RENAMED.get(name, name): value for name, value in judged.items() if isinstance(value, str)}
+    if guard is Guard.MODEL_CREATE:
+        tags = judged.get("tags", [])
+        assert isinstance(tags, list)  # as its message says
+        fields["tags"] = json.dumps([tag.get("key", "") for tag in tags])
     if guard in _ARTIFACT_GUARDS:
         canonical_artifact_path(fields["path"])
     return fields

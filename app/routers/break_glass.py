@@ -5,10 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from app.domain.access import Permission
+from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.promotions import AliasKey
 from app.routers.access import CurrentPrincipal, GuardedRoute, needs
 from app.routers.schemas.promotions import BreakGlass, PromotionAnswer, promotion_answer
-from app.routers.schemas.shared import IdempotencyKey
+from app.routers.schemas.shared import IdempotencyKey, Workspace
 from app.routers.services import ServicesOf
 from app.services.promotions import Wanted
 
@@ -24,6 +25,7 @@ async def break_glass(
     principal: CurrentPrincipal,
     services: ServicesOf,
     response: Response,
+    workspace: Workspace = DEFAULT_WORKSPACE,
     idempotency_key: IdempotencyKey = None,
 ) -> PromotionAnswer:
     """Have a version hold the alias at once, without the policy's rules.
@@ -31,7 +33,7 @@ async def break_glass(
     It raises an alarm, and until another person closes its review, ordinary promotions of the alias wait. 401 with
     `insufficient_user_authentication` (RFC 9470) says that you must sign in anew first, and where.
     """
-    wanted = Wanted(AliasKey(body.workspace, model, alias), body.version, body.reason)
+    wanted = Wanted(AliasKey(workspace, model, alias), body.version, body.reason)
     promotion, is_new = await services.promotions.break_glass(
         principal, wanted, ticket=body.ticket, idempotency_key=idempotency_key
     )

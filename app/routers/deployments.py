@@ -25,10 +25,14 @@ router = APIRouter(route_class=GuardedRoute)
 @router.get("/deployments", response_model=Page[DeploymentAnswer], tags=["deployments"])
 @needs(Permission.DEPLOYMENTS_READ, somewhere=True)
 async def list_deployments(
-    principal: CurrentPrincipal, services: ServicesOf, model: str | None = None, target: str | None = None
+    principal: CurrentPrincipal,
+    services: ServicesOf,
+    model: str | None = None,
+    target: str | None = None,
+    workspace: str | None = None,
 ) -> Page[DeploymentAnswer]:
     """What is desired and observed on each target, by target and model, of the models that you may read."""
-    found = await services.deployments.find(principal, model=model, target=target)
+    found = await services.deployments.find(principal, model=model, target=target, workspace=workspace)
     return Page[DeploymentAnswer](
         items=[DeploymentAnswer.model_validate(deployment) for deployment in found], next_cursor=None
     )

@@ -6,6 +6,7 @@ The same JSON, laid out, with the way on. A program, also a script of a page, is
 from __future__ import annotations
 
 import json
+import re
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,6 +17,7 @@ API = "/control/v1/"
 DOCUMENT = "/control/v1/openapi.json"
 MOST = 512 * 1024
 """Bytes of an answer that is laid out; more than that is shown as it is."""
+_PROMOTION = re.compile(r"prm_[0-9a-z]+")
 
 
 class ReadableAnswers:
@@ -40,8 +42,21 @@ class ReadableAnswers:
         await self._application(scope, receive, answer.take)
         if answer.held is None:
             return
-        shown = page("answer.html", public_url=self._public_url, title=path.removeprefix(API), document=answer.document)
+        shown = page(
+            "answer.html",
+            public_url=self._public_url,
+            title=path.removeprefix(API),
+            document=answer.document,
+            console=console_path(path),
+        )
         await shown(scope, receive, send)
+
+
+def console_path(path: str) -> str:
+    """The page of the console that shows to people what an address of the API tells programs."""
+    kind, _, identifier = path.removeprefix(API).partition("/")
+    is_promotion = kind == "promotions" and _PROMOTION.fullmatch(identifier) is not None
+    return f"/console/promotions/{identifier}" if is_promotion else "/console"
 
 
 class _Answer:

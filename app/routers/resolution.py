@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from app.domain.access import Permission
+from app.domain.grants import DEFAULT_WORKSPACE
 from app.routers.access import CurrentPrincipal, GuardedRoute, authenticated_again, needs
 from app.routers.schemas.shared import Answer, Wait
 from app.routers.services import ServicesOf
@@ -17,6 +18,7 @@ router = APIRouter(tags=["resolution"], route_class=GuardedRoute)
 class ResolutionAnswer(Answer):
     """Where the bytes are. `digest` and `promotion_id` are null when no promotion put the version where it is."""
 
+    workspace: str
     model: str
     version: str
     alias: str | None
@@ -35,6 +37,9 @@ async def resolve(
     principal: CurrentPrincipal,
     services: ServicesOf,
     response: Response,
+    workspace: Annotated[str, Query(max_length=63, description="MLflow's: `models:/` URIs name none.")] = (
+        DEFAULT_WORKSPACE
+    ),
     wait: Wait = 0,
     if_none_match: Annotated[str | None, Header(description="The ETag seen last.")] = None,
 ) -> ResolutionAnswer | Response:
@@ -43,10 +48,10 @@ async def resolve(
     With `If-None-Match`, answers 304 when nothing changed; with `wait` too, only after that many seconds.
     """
     seen = if_none_match.strip().removeprefix("W/").strip('"') if if_none_match else None
-    resolution = await services.resolver.wait(principal, uri, seen=seen, timeout_s=wait)
+    resolution = await services.resolver.wait(principal, uri, workspace=workspace, seen=seen, timeout_s=wait)
     if wait:
         principal = await authenticated_again(request, services)
-        await services.resolver.check_may_resolve(principal, uri)
+        await services.resolver.check_may_resolve(principal, uri, workspace=workspace)
     headers = {"ETag": f'"{resolution.etag}"', "Cache-Control": "private, no-cache"}
     if resolution.etag == seen:
         return Response(status_code=304, headers=headers)

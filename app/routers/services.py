@@ -17,6 +17,8 @@ from app.services.comments import Comments
 from app.services.delegations import Delegations
 from app.services.deliveries import Deliveries
 from app.services.deployments import Deployments
+from app.services.drifts import Drifts
+from app.services.events import Events
 from app.services.explaining import Explaining
 from app.services.grants import Grants
 from app.services.health import Health
@@ -43,6 +45,8 @@ class Services:
     reviews: Reviews
     delegations: Delegations
     aliases: Aliases
+    drifts: Drifts
+    events: Events
     resolver: Resolver
     policies: Policies
     deployments: Deployments

@@ -126,7 +126,7 @@ class Advancing:
             present = await work.promotions.get(promotion.id, for_update=True)
             if taken is not None and present.state in TAKES_NEWER:
                 present = await self._lifecycle.examined(work, present, taken)
-            present, _ = await self._lifecycle.settle(work, present)
+            present, _ = await self._lifecycle.settle(work, present, begins_next=True)
             await work.commit()
         return present
 

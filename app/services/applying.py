@@ -3,20 +3,23 @@
 Every step reads the row, does one thing, and writes the row on condition that it is as it was read. MLflow has no
 compare-and-set on aliases, so ours is: at most one promotion of an alias is in flight (an index holds it), the holder
 is read and compared right before the alias is set, and read back after. What moves together with the alias (the alias
-of the former holder, tags) is set after it; if MLflow refuses that for good, the alias is put back.
+of the former holder, tags) is set after it. A promotion that cannot be finished is undone: what it replaced was written
+down before, and is put back, the alias last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from app.adapters.postgres.aliases import Holder
-from app.adapters.postgres.history import Held
 from app.adapters.postgres.unit_of_work import UnitOfWork
+from app.domain.companions import Step, steps_of
 from app.domain.deliveries import Delivery, DeliveryState
 from app.domain.deployments import Target, all_ready
 from app.domain.errors import CountersignError, NotFound, Unavailable, Unresolvable
 from app.domain.events import DEPLOYMENT_REQUESTED, deployment_requested
+from app.domain.history import Held
 from app.domain.promotions import AliasKey, Kind, Promotion, State, moved
 from app.ports import Clock, ModelRegistry
 from app.services.drifts import end_by as end_drift_by
@@ -54,7 +57,7 @@ class Applying:
         if difference is None:
             await self._finish(promotion)
         else:
-            await self._end(promotion, difference)
+            await self._end(promotion, await self._undone(promotion, difference))
 
     async def _move_alias(self, promotion: Promotion) -> Difference | None:
         """Compare, set, read back. Repeating it after a crash finds the alias moved and changes nothing."""
@@ -65,6 +68,8 @@ class Applying:
         is_moved = holder == promotion.to_version and holder != promotion.from_version
         if why := await self._what_changed(promotion):
             return Difference(f"the alias moved, but {why}" if is_moved else why, alias_moved=is_moved)
+        if not await self._remember(promotion):
+            return Difference("it was finished meanwhile")
         if is_moved:
             return None
         # The bytes may have taken long to read: who holds the alias is compared at the last moment.
@@ -93,38 +98,98 @@ class Applying:
             return f"the artifacts changed: their digest is {digest}, approved was {promotion.digest}"
         return None
 
+    async def _remember(self, promotion: Promotion) -> bool:
+        """Write down what the companions are, before the first of them moves; whether it is still being applied.
+
+        A worker that was thought dead may wake up here, when another has finished its promotion and others came after
+        it. It must not go on: the alias may be held by ``from_version`` again, and the comparison would say nothing.
+        """
+        steps = steps_of(promotion)
+        values = await self._present(promotion, steps) if steps else ()
+        async with self._unit_of_work() as work:
+            is_applying = (await work.promotions.get(promotion.id)).state is State.APPLYING
+            if steps and is_applying:
+                await work.promotions.keep_replaced(promotion.id, values)
+                await work.commit()
+        return is_applying
+
+    async def _present(self, promotion: Promotion, steps: Sequence[Step]) -> Sequence[str | None]:
+        """What is there of what the steps set; nothing of a version that is gone."""
+        model = await self._registry.get_model(promotion.model, promotion.workspace)
+        tags: dict[str, Mapping[str, str]] = {}
+        for version in {step.version for step in steps if step.version}:
+            try:
+                found = await self._registry.describe_version(promotion.model, version, workspace=promotion.workspace)
+            except NotFound:
+                tags[version] = {}
+            else:
+                tags[version] = found.tags
+        return [tags[step.version].get(step.key) if step.version else model.aliases.get(step.key) for step in steps]
+
     async def _move_companions(self, promotion: Promotion) -> Difference | None:
         """Set what moves together with the alias. Repeating it changes nothing."""
-        companions, former = promotion.policy.companions, promotion.from_version
-        of = (promotion.model, promotion.to_version)
-        try:
-            if companions.previous and former and former != promotion.to_version:
-                await self._registry.set_alias(promotion.model, companions.previous, former, promotion.workspace)
-            for key, value in companions.promoted:
-                await self._registry.set_version_tag(*of, key, value, promotion.workspace)
-            if former and former != promotion.to_version:
-                for key, value in companions.archived:
-                    await self._registry.set_version_tag(promotion.model, former, key, value, promotion.workspace)
-        except Unavailable:
-            raise
-        except CountersignError as refused:
-            return await self._put_back(promotion, refused.message)
+        for step in steps_of(promotion):
+            try:
+                await self._put(promotion, step, step.value)
+            except Unavailable:
+                raise
+            except CountersignError as refused:
+                why = f"what moves with {promotion.alias} could not be moved: {refused.message.rstrip('.')}"
+                return Difference(why, alias_moved=promotion.to_version != promotion.from_version)
         return None
 
-    async def _put_back(self, promotion: Promotion, why: str) -> Difference:
-        """What should move together does not: the alias goes back to where it was, if nobody has moved it since."""
-        if await self._holder(promotion) != promotion.to_version:
-            return Difference(f"{why} Meanwhile somebody else moved {promotion.alias}", alias_moved=True)
-        if promotion.from_version is None:
-            await self._registry.delete_alias(promotion.model, promotion.alias, promotion.workspace)
+    async def _put(self, promotion: Promotion, step: Step, value: str | None) -> None:
+        """Have what the step sets be ``value``, or not be there at all."""
+        model, workspace = promotion.model, promotion.workspace
+        if step.version is None:
+            if value is None:
+                await self._registry.delete_alias(model, step.key, workspace)
+            else:
+                await self._registry.set_alias(model, step.key, value, workspace)
+        elif value is None:
+            await self._registry.delete_version_tag(model, step.version, step.key, workspace)
         else:
-            try:
-                await self._registry.set_alias(
-                    promotion.model, promotion.alias, promotion.from_version, promotion.workspace
-                )
-            except NotFound:
-                return Difference(f"the alias moved, but {why}", alias_moved=True)
-        return Difference(f"what moves with {promotion.alias} could not be moved, so it was put back: {why}")
+            await self._registry.set_version_tag(model, step.version, step.key, value, workspace)
+
+    async def _undone(self, promotion: Promotion, why: Difference) -> Difference:
+        """Put everything back that this promotion moved, and that nobody has moved since; what is left to say then.
+
+        The alias is the last: as long as it has not gone back, a crash has all of this done again, and nothing that
+        moves with the alias is ever left without it.
+        """
+        async with self._unit_of_work() as work:
+            if (await work.promotions.get(promotion.id)).state is not State.APPLYING:
+                return why
+            replaced = await work.promotions.replaced(promotion.id)
+        try:
+            registered = await self._pinning.model(promotion.key)
+        except NotFound:
+            return why
+        if registered.created_at != promotion.model_created_at:
+            return why
+        steps = () if replaced is None else tuple(zip(steps_of(promotion), replaced, strict=True))
+        stuck = [step for step, before in reversed(steps) if not await self._put_back(promotion, step, before)]
+        is_moved = await self._holder(promotion) == promotion.to_version != promotion.from_version
+        main = Step(promotion.alias, promotion.to_version)
+        if is_moved and not await self._put_back(promotion, main, promotion.from_version):
+            stuck.append(main)
+        if stuck:
+            left = " and ".join(map(str, stuck))
+            return Difference(f"{why.reason}; {left} could not be put back", main in stuck, is_partial=True)
+        return Difference(f"{why.reason}; everything was put back") if is_moved else why
+
+    async def _put_back(self, promotion: Promotion, step: Step, before: str | None) -> bool:
+        """Whether it is as it was, or as somebody else has made it."""
+        (present,) = await self._present(promotion, [step])
+        if present != step.value or present == before:
+            return True
+        try:
+            await self._put(promotion, step, before)
+        except Unavailable:
+            raise
+        except CountersignError:
+            return False
+        return True
 
     async def _finish(self, promotion: Promotion) -> None:
         """The alias is where it should be: say so, and call the targets, all in one transaction."""
@@ -222,12 +287,12 @@ class Applying:
         await work.jobs.deliver(delivery_id)
 
     async def _end(self, promotion: Promotion, difference: Difference) -> None:
-        """*Stale* while the alias is where it was, *failed* when it has moved and a person must look."""
+        """*Stale* when everything is as it was, *failed* when it is not and a person must look."""
         async with self._unit_of_work() as work:
             before = await work.promotions.get(promotion.id, for_update=True)
             if before.state is not State.APPLYING:
                 return
-            state = State.FAILED if difference.alias_moved else State.STALE
+            state = State.FAILED if difference.alias_moved or difference.is_partial else State.STALE
             after = moved(
                 before, state, at=self._clock.now(), reason=difference.reason, alias_moved=difference.alias_moved
             )

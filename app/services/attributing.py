@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from app.adapters.postgres.history import Held
 from app.domain.access import Principal
 from app.domain.errors import CountersignError
 from app.domain.grants import fold
+from app.domain.history import Held
 from app.domain.promotions import AliasKey
 from app.ports import Clock, ModelRegistry, RegisteredModel
 from app.services.recording import UnitOfWorkFactory, alias_topic

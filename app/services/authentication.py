@@ -13,14 +13,14 @@ import binascii
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.domain.access import Principal
 from app.domain.browsers import check_request_origin
 from app.domain.errors import NotAuthenticated, TooManyRequests
-from app.domain.identity import OUR_TOKENS, Verified
+from app.domain.identity import OUR_TOKENS, CredentialKind, Verified
 from app.domain.sessions import one_cookie
 from app.ports import Clock, Freshness, TokenVerifier
 from app.services.granting import GrantBook
@@ -68,6 +68,7 @@ class Authentication:
         clock: the present.
         public_url: the address of this gateway, the only origin that a session is for.
         cookie: the name of the session cookie.
+        noticed: is told of each token of a provider that was not seen before.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class Authentication:
         clock: Clock,
         public_url: str,
         cookie: str,
+        noticed: Callable[[Verified], Awaitable[None]],
     ) -> None:
         self._issuers = issuers
+        self._noticed = noticed
         self._tokens = tokens
         self._sessions = sessions
         self._book = book
@@ -146,6 +149,8 @@ class Authentication:
             verified = await verify(credential)
             book = await self._book.current()
             principal = book.principal(verified)
+            if verified.credential.kind is CredentialKind.PROVIDER:
+                await self._noticed(verified)
         except NotAuthenticated as error:
             self._seen.pop(fingerprint, None)
             await self.refused(error, scope, is_session=is_session)

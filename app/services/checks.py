@@ -12,7 +12,7 @@ from app.domain.checks import PostedCheck, Posting
 from app.domain.errors import Conflict, InvalidInput
 from app.domain.events import Event, EventType
 from app.domain.grants import DEFAULT_WORKSPACE, Resource
-from app.domain.names import check_model, check_version
+from app.domain.names import check_model, check_version, check_workspace
 from app.domain.promotions import TAKES_NEWER, AliasKey, Promotion, no_promotion
 from app.ports import Clock
 from app.services.identifiers import new_id
@@ -112,6 +112,7 @@ class Checks:
         """
         posting.check()
         check_version(version)
+        check_workspace(workspace)
         async with self._unit_of_work() as work:
             await _postable(work, principal, workspace, check_model(model))
         key = AliasKey(workspace, model, _NO_ALIAS)
@@ -199,6 +200,7 @@ class Checks:
             Forbidden: the principal reads no promotions of the model. NotFound: there is no such version.
         """
         check_version(version)
+        check_workspace(workspace)
         async with self._unit_of_work() as work:
             resource = await model_for(work, principal, check_model(model), workspace=workspace)
             require(principal, Permission.PROMOTIONS_READ, resource)

@@ -41,6 +41,12 @@ class Comments:
             await _readable(work, principal, promotion_id)
             return await work.comments.page(promotion_id, after=after, limit=limit)
 
+    async def may_add(self, principal: Principal, promotion_id: str) -> bool:
+        """Whether ``add`` would take what they say. Raises ``NotFound``."""
+        async with self._unit_of_work() as work:
+            _, resource = await _readable(work, principal, promotion_id)
+            return _takes_part(principal, resource)
+
     async def add(
         self, principal: Principal, promotion_id: str, text: str, *, idempotency_key: str | None = None
     ) -> tuple[Comment, bool]:
@@ -57,7 +63,7 @@ class Comments:
             raise InvalidInput("text", "expected what you have to say")
         async with self._unit_of_work() as work:
             promotion, resource = await _readable(work, principal, promotion_id)
-            if not any(may(principal, each, resource) for each in TAKE_PART):
+            if not _takes_part(principal, resource):
                 require(principal, TAKE_PART[0], resource)
             now = self._clock.now()
             comment = Comment(
@@ -78,6 +84,10 @@ class Comments:
             tell(work, "promotion.commented", told, actor=actor_of(principal), comment=text)
             await work.commit()
         return comment, True
+
+
+def _takes_part(principal: Principal, resource: Resource) -> bool:
+    return any(may(principal, each, resource) for each in TAKE_PART)
 
 
 async def _readable(work: UnitOfWork, principal: Principal, promotion_id: str) -> tuple[Promotion, Resource]:

@@ -26,11 +26,17 @@ class Deployments:
             return await self._readable(work, principal, deployment_id)
 
     async def find(
-        self, principal: Principal, *, model: str | None = None, target: str | None = None
+        self,
+        principal: Principal,
+        *,
+        model: str | None = None,
+        target: str | None = None,
+        workspace: str | None = None,
     ) -> list[Deployment]:
         """By target and model, those that the principal may know of."""
         async with self._unit_of_work() as work:
-            return await _of(work, principal, await work.deployments.find(model=model, target=target))
+            found = await work.deployments.find(model=model, target=target, workspace=workspace)
+            return await _of(work, principal, found)
 
     async def check_may_report(self, principal: Principal, deployment_id: str) -> None:
         """Return if the principal reports how this deployment is, with a token instead of the target's signature.
@@ -102,7 +108,7 @@ class Deployments:
     def _entry(self, deployment: Deployment, by: Principal | None = None) -> Entry:
         details: Mapping[str, str | int] = {
             "target": deployment.target,
-            "model": deployment.model,
+            "model": deployment.resource,
             "version": deployment.version,
             "generation": deployment.generation,
             "promotion": deployment.promotion_id,

@@ -42,9 +42,7 @@ class Drifts:
             return await work.drifts.page(is_open=is_open, among=among, before=before, limit=limit)
 
 
-def tell_of(
-    work: UnitOfWork, drift: Drift, action: str, *, at: datetime, **details: str | int | bool | None
-) -> None:
+def tell_of(work: UnitOfWork, drift: Drift, action: str, *, at: datetime, **details: str | int | bool | None) -> None:
     """Put what happened to a drift into the audit log, and make it an event if there is one of that name."""
     said = {
         "model": drift.key.model,

@@ -6,10 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from app.adapters.postgres.events import StoredEvent
 from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.access import Permission, Principal, may
-from app.domain.events import EventType
+from app.domain.events import EventType, StoredEvent
 from app.domain.promotions import AliasKey, Filter
 from app.ports import Changes
 from app.services.recording import EVENTS_TOPIC, UnitOfWorkFactory

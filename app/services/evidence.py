@@ -137,7 +137,7 @@ class Evidence:
     async def _version(self, key: AliasKey, version: str, known: Artifacts, needs: _Needs) -> _Side:
         details = await self._registry.describe_version(key.model, version, workspace=key.workspace)
         of_run, of_files = await asyncio.gather(
-            self._run(key, details, needs), self._artifacts(details.version.source_uri, known, needs)
+            self._run(key, details, needs), self._artifacts(key, details.version.source_uri, known, needs)
         )
         return _Side(_present({**_said(details), **of_run, **of_files.facts}), of_files.artifacts)
 
@@ -160,11 +160,11 @@ class Evidence:
                     found[name] = value
         return _metrics(found)
 
-    async def _artifacts(self, source_uri: str, known: Artifacts, needs: _Needs) -> _Side:
+    async def _artifacts(self, key: AliasKey, source_uri: str, known: Artifacts, needs: _Needs) -> _Side:
         if not needs.files:
             return _Side({}, Artifacts())
         try:
-            uri = physical_uri(source_uri, destination=self._destination)
+            uri = physical_uri(source_uri, destination=self._destination, workspace=key.workspace)
             files = known.files if known.files is not None else await self._store.stored(uri)
             starts = await self._starts(uri, files) if needs.formats else {}
             facts = await self._mlmodel(uri, {file.path for file in files}, known)

@@ -17,10 +17,13 @@ from app.domain.verdicts import Deny
 from app.ports import Clock, Expressions, ObjectStore, SignatureChecker
 from app.services.evidence import Asked, Evidence
 
-
 SHOWN = frozenset({"candidate.run", "candidate.has_pickle", "difference.metrics"})
 """What is looked up of every candidate, whatever the policy's checks read: approvers are shown it, and whom MLflow names
 as the run's user does not approve."""
+
+
+MOST_KEPT = 200
+"""Items of a list of facts that are kept with a promotion; ``file_count`` says how many files there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +51,20 @@ class Examining:
         """
         now = self.clock.now()
         facts = await self._facts(promotion)
+        kept = _kept(facts)
         if promotion.kind is not Kind.PROMOTION:
-            return Taken(now, facts)
+            return Taken(now, kept)
         known = {result.name: result for result in (before.results if before else ())}
         results = []
         for check in promotion.policy.checks:
             if check.kind is CheckKind.EXPRESSION:
                 results.append(await asyncio.to_thread(self._expression, check, facts))
             elif check.kind is CheckKind.SIGNATURE:
-                kept = known.get(check.name)
-                is_final = kept is not None and kept.outcome != "missing"
-                results.append(kept if kept and is_final else await self._signature(check, promotion, files))
+                made = known.get(check.name)
+                is_final = made is not None and made.outcome != "missing"
+                results.append(made if made and is_final else await self._signature(check, promotion, files))
         reads = {path: value for result in results for path, value in result.reads.items()}
-        return Taken(now, facts, reads, tuple(results))
+        return Taken(now, kept, reads, tuple(results))
 
     async def _facts(self, promotion: Promotion) -> Mapping[str, object]:
         expressions = [check.expression for check in promotion.policy.checks if check.kind is CheckKind.EXPRESSION]
@@ -106,6 +110,19 @@ class Examining:
         if isinstance(verdict, Deny):
             return CheckResult(check.name, "fail", f"Not signed by {signed_by.who}: {verdict.reason}.")
         return CheckResult(check.name, "pass", f"Signed by {signed_by.who}.")
+
+
+def _kept(facts: Mapping[str, object]) -> Mapping[str, object]:
+    """The facts without what is too long to be kept and shown: a version may have 50,000 files."""
+    return {name: _shortened(value) for name, value in facts.items()}
+
+
+def _shortened(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {name: _shortened(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_shortened(each) for each in value[:MOST_KEPT]]
+    return value
 
 
 def needs_files(promotion: Promotion, taken: Taken | None) -> bool:

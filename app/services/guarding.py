@@ -7,12 +7,14 @@ MLflow itself (``app/services/holders.py``). One question of ``Guard``, one meth
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from app.adapters.postgres.aliases import Governance
 from app.domain.access import Permission, Principal, authorise, may, require
+from app.domain.assessing import waits_for
 from app.domain.errors import Governed, InvalidInput, NotFound, PromotionRequired, Unresolvable
 from app.domain.grants import DEFAULT_WORKSPACE, fold
 from app.domain.grants import model as model_called
@@ -20,11 +22,11 @@ from app.domain.names import check_alias, check_experiment, check_identifier, ch
 from app.domain.policies import Policy, policy_for
 from app.domain.promotions import OPEN, AliasKey, Kind, Promotion, State
 from app.domain.routes import Done, Forward, Guard, Ruling
-from app.domain.storage import ancestors, artifact_root, is_below, paths_below
+from app.domain.storage import ancestors, artifact_root, in_workspace, paths_below
 from app.domain.verdicts import Deny
-from app.ports import ModelRegistry
+from app.ports import ModelRegistry, RegisteredModel
 from app.services.holders import AliasHolder, AliasHoldersInMlflow
-from app.services.promotions import Promotions, waits_for_in_short
+from app.services.promotions import Promotions
 from app.services.recording import UnitOfWorkFactory
 
 PROMPT_MARK = "mlflow.prompt.is_prompt"
@@ -43,15 +45,20 @@ _OF_ARTIFACTS = frozenset({Guard.ARTIFACT_WRITE, Guard.ARTIFACT_DELETE})
 """The questions about a path, which MLflow reads below the folder of the workspace."""
 
 AT_ONCE_S = 10.0
-"""How long a native call waits for a promotion that nothing holds up; MLflow's client waits for 120 s."""
+"""How long a native call waits for a promotion that nothing holds up, in seconds; MLflow's client waits for 120."""
 
 _Fields = Mapping[str, str]
 _Check = Callable[[Principal, _Fields, str], Awaitable[Ruling]]
 
 
 def link_to(public_url: str, promotion_id: str) -> str:
-    """Where a person or a program finds a promotion."""
+    """Where a program finds a promotion."""
     return f"{public_url}/control/v1/promotions/{promotion_id}"
+
+
+def console_link_to(public_url: str, promotion_id: str) -> str:
+    """Where a person sees a promotion, and decides."""
+    return f"{public_url}/console/promotions/{promotion_id}"
 
 
 class RegistryGuard:
@@ -66,12 +73,14 @@ class RegistryGuard:
         *,
         public_url: str,
         artifacts_destination: str,
+        at_once_s: float = AT_ONCE_S,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._registry = registry
         self._promotions = promotions
         self._holders = holders
         self._public_url = public_url
+        self._at_once_s = at_once_s
         self._destination = artifacts_destination
         self._checks: Mapping[Guard, _Check] = {
             Guard.ALIAS_SET: self._alias_set,
@@ -80,6 +89,7 @@ class RegistryGuard:
             Guard.VERSION_DELETE: self._version_delete,
             Guard.VERSION_TAG: self._version_tag,
             Guard.STAGE_TRANSITION: self._stage_transition,
+            Guard.MODEL_CREATE: self._model_create,
             Guard.MODEL_TAG: self._model_tag,
             Guard.MODEL_DELETE: self._model_delete,
             Guard.MODEL_RENAME: self._model_rename,
@@ -97,8 +107,8 @@ class RegistryGuard:
         self, guard: Guard, principal: Principal, fields: Mapping[str, str], workspace: str = DEFAULT_WORKSPACE
     ) -> Ruling:
         """Yes, already done, or an error that says which policy and promotion forbid it."""
-        if guard in _OF_ARTIFACTS and workspace != DEFAULT_WORKSPACE and not is_below(fields["path"], "workspaces"):
-            fields = {**fields, "path": f"workspaces/{workspace}/{fields['path']}"}
+        if guard in _OF_ARTIFACTS:
+            fields = {**fields, "path": in_workspace(fields["path"], workspace)}
         try:
             return await self._checks[guard](principal, fields, workspace)
         except Governed as error:
@@ -157,21 +167,20 @@ class RegistryGuard:
             )
         except Unresolvable as error:  # a prompt, whose content is no file, or a version whose bytes lie elsewhere
             raise Governed(
-                f"{_protected(policy, model, alias)}: it moves only through a promotion, and version {version} has no "
+                f"{_protected(policy, key)}: it moves only through a promotion, and version {version} has no "
                 f"bytes that one could pin: {error.message}",
                 policy=policy.name,
             ) from None
         if promotion.state in {State.APPROVED, State.APPLYING}:
-            promotion = await self._promotions.follow(promotion, until=_is_applied, timeout_s=AT_ONCE_S)
+            promotion = await self._promotions.follow(promotion, until=_is_applied, timeout_s=self._at_once_s)
         if _is_applied(promotion) and promotion.alias_moved:
             return Done()
-        link = link_to(self._public_url, promotion.id)
         raise PromotionRequired(
-            f"{_protected(policy, model, alias)}: it moves only through a promotion. {_where(promotion)} "
-            f"Follow it at {link}",
+            f"{_protected(policy, key)}: it moves only through a promotion. {await self._where(promotion)} "
+            f"Follow it at {console_link_to(self._public_url, promotion.id)}",
             promotion=promotion.id,
             state=promotion.state.value,
-            link=link,
+            link=link_to(self._public_url, promotion.id),
         )
 
     async def _alias_delete(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
@@ -186,7 +195,7 @@ class RegistryGuard:
             holder = await work.aliases.get(key)
         by = f"promotion {holder.promotion_id} put version {holder.version} there" if holder else "no promotion did"
         raise Governed(
-            f"{_protected(policy, model, alias)} and cannot be deleted; {by}. Promote another version instead.",
+            f"{_protected(policy, key)} and cannot be deleted; {by}. Promote another version instead.",
             policy=policy.name,
             promotion=holder.promotion_id if holder else None,
         )
@@ -195,15 +204,16 @@ class RegistryGuard:
         """An alias that a policy moves together with a protected one moves with it alone."""
         async with self._unit_of_work() as work:
             policies = await work.policies.in_force()
-        for policy in policies:
-            previous = policy.companions.previous
-            is_meant = previous is not None and fold(previous) == fold(key.alias)
-            if is_meant and policy.protects(key.model, policy.alias, workspace=key.workspace):
-                raise Governed(
-                    f"Alias '{key.alias}' of model '{key.model}' moves together with '{policy.alias}', as policy "
-                    f"'{policy.name}' says, and not by itself.",
-                    policy=policy.name,
-                )
+        if not any(fold(each.companions.previous or "") == fold(key.alias) for each in policies):
+            return
+        for name in await self._names(key.model, key.workspace):
+            for policy in policies:
+                if policy.moves_along(name, key.alias, workspace=key.workspace):
+                    raise Governed(
+                        f"Alias '{key.alias}' of model '{key.resource}' moves together with '{policy.alias}', as "
+                        f"policy '{policy.name}' says, and not by itself.",
+                        policy=policy.name,
+                    )
 
     async def _version_create(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         """A new version governs nothing, wherever it says its bytes are, and MLflow checks what it says.
@@ -227,9 +237,10 @@ class RegistryGuard:
 
     async def _stage_transition(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         """``models:/m/Production`` would be a second, ungoverned pointer beside an alias of that name."""
-        if policy := await self._policy(AliasKey(workspace, fields["name"], fields["stage"])):
+        key = AliasKey(workspace, fields["name"], fields["stage"])
+        if policy := await self._policy(key):
             raise Governed(
-                f"Alias '{policy.alias}' of model '{fields['name']}' is governed by policy '{policy.name}': a stage of "
+                f"Alias '{policy.alias}' of model '{key.resource}' is governed by policy '{policy.name}': a stage of "
                 f"that name, which MLflow has deprecated, would be a second way to name what is there. Use aliases.",
                 policy=policy.name,
             )
@@ -238,29 +249,57 @@ class RegistryGuard:
     async def _model_tag(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         if fold(fields["key"]) == PROMPT_MARK:
             await self._model_untouched(fields["name"], workspace, "turned into a prompt, or back")
+        await self._policy_unchosen(principal, [fields["key"]], fields["name"], "set or deleted")
+        return Forward()
+
+    async def _model_create(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
+        await self._policy_unchosen(principal, json.loads(fields["tags"]), fields["name"], "set")
+        return Forward()
+
+    async def _policy_unchosen(
+        self,
+        principal: Principal,
+        keys: Iterable[str],
+        model: str,
+        how: str,
+        of: Callable[[Policy], bool] = lambda _: True,
+    ) -> None:
+        """Whoever could set these tags, or be rid of them, could choose the policy that their promotions are under."""
+        if not isinstance(authorise(principal, Permission.POLICIES_ADMINISTER), Deny):
+            return
         async with self._unit_of_work() as work:
             policies = await work.policies.in_force()
-        for policy in policies:
-            # Whoever could set these could choose the policy that their own promotions are under.
-            if fold(fields["key"]) in {fold(key) for key, _ in policy.tags}:
-                verdict = authorise(principal, Permission.POLICIES_ADMINISTER)
-                if isinstance(verdict, Deny):
+        for key in keys:
+            for policy in policies:
+                if policy.selects_by(key) and of(policy):
                     raise Governed(
-                        f"Tag '{fields['key']}' decides whether policy '{policy.name}' is for model "
-                        f"'{fields['name']}': an administrator sets it.",
+                        f"Tag '{key}' decides whether policy '{policy.name}' is for model '{model}': it is {how} by "
+                        "an administrator.",
                         policy=policy.name,
                     )
-        return Forward()
 
     async def _model_delete(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         await self._model_untouched(fields["name"], workspace, "deleted")
+        with suppress(NotFound):
+            await self._tags_stay(principal, await self._registry.get_model(fields["name"], workspace))
         return Forward()
+
+    async def _tags_stay(self, principal: Principal, model: RegisteredModel) -> None:
+        """Another model could be made under this name, without them."""
+        await self._policy_unchosen(
+            principal,
+            model.tags,
+            model.name,
+            "taken away with the model",
+            lambda policy: policy.is_for(model.name, model.workspace),
+        )
 
     async def _model_rename(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         """Neither away from a governed name, nor with an alias into a name under which that alias is protected."""
         model, new_name = fields["name"], fields["new_name"]
         await self._model_untouched(model, workspace, "renamed")
         registered = await self._registry.get_model(model, workspace)
+        await self._tags_stay(principal, registered)
         for alias in registered.aliases:
             policy = await self._policy(AliasKey(workspace, new_name, alias))
             if policy:
@@ -280,17 +319,19 @@ class RegistryGuard:
             raise InvalidInput(
                 "artifact_location", "expected none, or one below the server's root (mlflow-artifacts:/…)"
             )
-        await self._folder_untouched(artifact_root(location), "be the artifact location of an experiment")
+        root = artifact_root(location, workspace=workspace)
+        await self._folder_untouched(root, "be the artifact location of an experiment")
         return Forward()
 
     async def _experiment_delete(self, principal: Principal, fields: _Fields, workspace: str) -> Ruling:
         """Its artifacts need not lie in a folder of its number: MLflow says where."""
         experiment = check_experiment(fields["experiment_id"])
         try:
-            location = await self._registry.get_experiment_location(experiment)
+            location = await self._registry.get_experiment_location(experiment, workspace)
         except NotFound:
             return Forward()
-        for folder in {experiment, *paths_below(location, destination=self._destination)}:
+        roots = paths_below(location, destination=self._destination, workspace=workspace)
+        for folder in {in_workspace(experiment, workspace), *roots}:
             await self._folder_untouched(folder, f"be deleted with experiment {experiment}")
         return Forward()
 
@@ -303,11 +344,11 @@ class RegistryGuard:
         run_id = check_identifier(fields["run_id"], field="run_uuid")
         await self._run_untouched(run_id, "changed")
         try:
-            run = await self._registry.get_run(run_id)
+            run = await self._registry.get_run(run_id, workspace)
         except NotFound:
             return Forward()
-        roots = paths_below(run.artifact_uri, destination=self._destination)
-        for root in {f"{run.experiment_id}/{run.id}/artifacts", *roots}:
+        roots = paths_below(run.artifact_uri, destination=self._destination, workspace=workspace)
+        for root in {in_workspace(f"{run.experiment_id}/{run.id}/artifacts", workspace), *roots}:
             await self._artifact_untouched(f"{root}/{fields['path']}")
         return Forward()
 
@@ -422,6 +463,14 @@ class RegistryGuard:
                 tags = (await self._registry.get_model(key.model, key.workspace)).tags
         return policy_for(policies, key.model, key.alias, workspace=key.workspace, tags=tags)
 
+    async def _where(self, promotion: Promotion) -> str:
+        said = f"{_LANES[promotion.kind]} {promotion.id} of version {promotion.to_version} is {promotion.state}"
+        if promotion.state not in OPEN:
+            return f"{said}: {promotion.state_reason}." if promotion.state_reason else f"{said}."
+        statuses, _ = await self._promotions.standing(promotion)
+        missing = waits_for(statuses)
+        return f"{said} and is about to be applied." if missing == "nothing" else f"{said} and waits for {missing}."
+
     async def _holds(self, key: AliasKey, version: str) -> bool:
         """Whether it does in MLflow and, where our ledger knows the alias, there too."""
         async with self._unit_of_work() as work:
@@ -431,8 +480,11 @@ class RegistryGuard:
         return (await self._registry.get_model(key.model, key.workspace)).aliases.get(key.alias) == version
 
 
-def _protected(policy: Policy, model: str, alias: str) -> str:
-    return f"Alias '{alias}' of model '{model}' is protected by policy '{policy.name}' (revision {policy.revision})"
+def _protected(policy: Policy, key: AliasKey) -> str:
+    return (
+        f"Alias '{key.alias}' of model '{key.resource}' is protected by policy '{policy.name}' "
+        f"(revision {policy.revision})"
+    )
 
 
 _LANES = {
@@ -441,14 +493,6 @@ _LANES = {
     Kind.RESTORE: "Restoration",
     Kind.BREAK_GLASS: "Promotion by broken glass",
 }
-
-
-def _where(promotion: Promotion) -> str:
-    lane = _LANES[promotion.kind]
-    missing = waits_for_in_short(promotion) if promotion.state in OPEN else "nothing"
-    said = f"{lane} {promotion.id} of version {promotion.to_version} is {promotion.state}"
-    because = f": {promotion.state_reason}" if promotion.state_reason and promotion.state not in OPEN else ""
-    return f"{said} and waits for {missing}." if missing != "nothing" else f"{said}{because}."
 
 
 def _is_applied(promotion: Promotion) -> bool:
@@ -470,9 +514,10 @@ def _refuse(governance: Governance | None, what: str, how: str) -> None:
 
 
 def _because(governance: Governance) -> str:
+    model = AliasKey(governance.workspace, governance.model, governance.alias).resource
     return (
         f"promotion {governance.promotion_id} ({governance.state}) of version {governance.version} of model "
-        f"'{governance.model}' to alias '{governance.alias}' rests on it, under policy '{governance.policy_name}'"
+        f"'{model}' to alias '{governance.alias}' rests on it, under policy '{governance.policy_name}'"
     )
 
 

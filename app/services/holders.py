@@ -51,13 +51,16 @@ class AliasHolder:
     roots: tuple[str, ...] = ()
     looked_up: tuple[str, str] | None = None
     workspace: str = DEFAULT_WORKSPACE
+    is_companion: bool = False
+    """Whether the alias is not protected itself, and moves together with one that is."""
 
     @property
     def why(self) -> str:
-        return (
-            f"version {self.version} of model '{self.model}' holds alias '{self.alias}', which policy "
-            f"'{self.policy}' protects; no promotion put it there"
-        )
+        model = AliasKey(self.workspace, self.model, self.alias).resource
+        holds = f"version {self.version} of model '{model}' holds alias '{self.alias}', which"
+        if self.is_companion:
+            return f"{holds} moves together with another, as policy '{self.policy}' says"
+        return f"{holds} policy '{self.policy}' protects; no promotion put it there"
 
     def rests_on_artifact(self, path: str) -> bool:
         """Whether ``path`` is among its bytes."""
@@ -117,12 +120,17 @@ class AliasHoldersInMlflow:
         return picture.holders
 
     async def of_model(self, model: str, workspace: str = DEFAULT_WORKSPACE) -> Sequence[AliasHolder]:
-        """The holders among the versions of one model, as they are now; without what they rest on."""
+        """The holders among the versions of one model, as they are now; without what they rest on.
+
+        Those too of aliases that move together with a protected one: a rollback goes back there. Their bytes are not
+        watched; a rollback to other bytes is refused.
+        """
         try:
             registered = await self._registry.get_model(model, workspace)
         except NotFound:
             return ()
-        return _holders(registered, await self._policies())
+        policies = await self._policies()
+        return [*_holders(registered, policies), *_companions(registered, policies)]
 
     async def still_holds(self, holder: AliasHolder) -> bool:
         """Whether it is as the picture says; if not, the picture is thrown away."""
@@ -164,7 +172,8 @@ class AliasHoldersInMlflow:
             version = await self._registry.get_version(holder.model, holder.version, holder.workspace)
         except NotFound:
             return None
-        roots, looked_up = paths_below(version.source_uri, destination=self._destination), None
+        looked_up = None
+        roots = paths_below(version.source_uri, destination=self._destination, workspace=holder.workspace)
         if version.source_uri.startswith("runs:/"):
             run_id, _, name = version.source_uri.removeprefix("runs:/").strip("/").partition("/")
             roots, looked_up = await self._looked_up(run_id, name, holder.workspace), (run_id, name)
@@ -176,9 +185,11 @@ class AliasHoldersInMlflow:
             run = await self._registry.get_run(run_id, workspace)
         except NotFound:
             return ()
-        models = await self._registry.logged_models_of(run)
+        models = await self._registry.logged_models_of(run, workspace)
         uris = [f"{run.artifact_uri}/{name}", *(model.artifact_uri for model in models if model.name == name)]
-        return tuple(path for uri in uris for path in paths_below(uri, destination=self._destination))
+        return tuple(
+            path for uri in uris for path in paths_below(uri, destination=self._destination, workspace=workspace)
+        )
 
 
 def _holders(model: RegisteredModel, policies: list[Policy]) -> list[AliasHolder]:
@@ -190,6 +201,20 @@ def _holders(model: RegisteredModel, policies: list[Policy]) -> list[AliasHolder
         AliasHolder(model.name, alias, version, policy.name, None, workspace=model.workspace)
         for alias, version, policy in found
         if policy
+    ]
+
+
+def _companions(model: RegisteredModel, policies: list[Policy]) -> list[AliasHolder]:
+    tags = dict(model.tags)
+    found = [
+        (alias, version, policy)
+        for alias, version in model.aliases.items()
+        for policy in policies
+        if policy.moves_along(model.name, alias, workspace=model.workspace, tags=tags)
+    ]
+    return [
+        AliasHolder(model.name, alias, version, policy.name, None, workspace=model.workspace, is_companion=True)
+        for alias, version, policy in found
     ]
 
 

@@ -43,7 +43,7 @@ class Lifecycle:
         return assess(await self.cases.of(work, promotion, at=self._clock.now()))
 
     async def settle(
-        self, work: UnitOfWork, promotion: Promotion, *, actor: Actor = SYSTEM_WORKER
+        self, work: UnitOfWork, promotion: Promotion, *, actor: Actor = SYSTEM_WORKER, begins_next: bool = False
     ) -> tuple[Promotion, tuple[RuleStatus, ...]]:
         """Move a promotion that waits on, as far as its rules let it. Part of the caller's transaction.
 
@@ -51,6 +51,7 @@ class Lifecycle:
             work: the transaction, in which the promotion was read for update, or written.
             promotion: as it is written now.
             actor: who had this happen.
+            begins_next: the caller is the worker, and begins at once what may begin: it needs no other job for it.
 
         Returns:
             The promotion as it is now, and how its rules stand.
@@ -70,7 +71,7 @@ class Lifecycle:
         if state is not promotion.state:
             waits_again = state is State.PENDING
             tell(work, "promotion.waits_again" if waits_again else f"promotion.{state}", after, actor=actor)
-        if state is State.APPROVED and passes(statuses, Gate.APPLICATION):
+        if state is State.APPROVED and not begins_next and passes(statuses, Gate.APPLICATION):
             await work.jobs.advance_promotion(after.id)
         return after, statuses
 

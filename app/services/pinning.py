@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from app.domain.errors import NotFound
@@ -28,10 +29,14 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Why a promotion cannot be applied: *stale* while the alias is where it was, *failed* when it has moved."""
+    """Why a promotion cannot be applied: *stale* while everything is where it was, *failed* when it is not.
+
+    ``is_partial``: something that was moved could not be put back.
+    """
 
     reason: str
     alias_moved: bool = False
+    is_partial: bool = False
 
 
 class Pinning:
@@ -50,7 +55,7 @@ class Pinning:
         """
         registered = await self._registry.get_model(key.model, key.workspace)
         if registered.name != key.model:
-            raise no_model(key.model)
+            raise no_model(key.model, key.workspace)
         return registered
 
     async def pin(self, key: AliasKey, version: str, registered: RegisteredModel) -> Pinned:
@@ -67,20 +72,20 @@ class Pinning:
             version_created_at=found.created_at,
             run_id=found.run_id,
             source_uri=found.source_uri,
-            uri=physical_uri(found.source_uri, destination=self._destination),
+            uri=physical_uri(found.source_uri, destination=self._destination, workspace=key.workspace),
         )
 
     async def difference(self, promotion: Promotion) -> tuple[RegisteredModel | None, Difference | None]:
         """How the world differs from what the promotion pins, its bytes left out; the model as it is now."""
         try:
-            model = await self.model(promotion.key)
+            model, of_version = await asyncio.gather(self.model(promotion.key), self._of_version(promotion))
         except NotFound as gone:
             return None, Difference(gone.message)
         holder = model.aliases.get(promotion.alias)
         has_moved = holder == promotion.to_version and holder != promotion.from_version
         if model.created_at != promotion.model_created_at:
             return model, Difference(f"model {promotion.model} was deleted and created again; its versions are others")
-        if why := await self._of_version(promotion) or await self._of_policy(promotion, model):
+        if why := of_version or await self._of_policy(promotion, model):
             return model, Difference(f"the alias moved, but {why}" if has_moved else why, alias_moved=has_moved)
         if not has_moved and holder != promotion.from_version:
             was = f"version {promotion.from_version}" if promotion.from_version else "no version"

@@ -12,7 +12,7 @@ from app.domain.audit import OPERATOR, Actor, Entry
 from app.domain.differences import Change
 from app.domain.errors import InvalidInput, NotFound, PreconditionFailed
 from app.domain.grants import DEFAULT_WORKSPACE, is_pattern
-from app.domain.names import check_model, no_model
+from app.domain.names import check_model, check_workspace, no_model
 from app.domain.policies import DEFAULT_POLICY, CheckKind, Choice, Policy, choose
 from app.domain.policies.documents import short_document_of
 from app.domain.policies.revisions import Retirement, Revision, policy_or_retirement
@@ -148,10 +148,11 @@ class Policies:
             NotFound: the principal may not read the model.
         """
         check_model(name)
+        check_workspace(workspace)
         async with self._unit_of_work() as work:
             resource = await model_for(work, principal, name, workspace=workspace)
             if not may(principal, Permission.POLICIES_READ, resource):
-                raise no_model(name)
+                raise no_model(name, workspace)
             return choose(await work.policies.in_force(), name, alias, workspace=workspace, tags=tags)
 
     # Writing.

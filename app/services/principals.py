@@ -8,11 +8,11 @@ from app.adapters.postgres.principals import KnownPrincipal
 from app.domain.access import Permission, Principal, require
 from app.domain.audit import Entry
 from app.domain.errors import Forbidden, NotFound, WouldLockOut
-from app.domain.identity import unseen
+from app.domain.identity import Verified, unseen
 from app.ports import Clock
 from app.services.recording import UnitOfWorkFactory, actor_of
 
-__all__ = ["KnownPrincipal", "Principals"]
+__all__ = ["KnownPrincipal", "Noticing", "Principals"]
 
 
 class Principals:
@@ -85,3 +85,19 @@ def _unknown(principal_id: str) -> NotFound:
         f"Nobody of the id {principal_id[:300]} was seen yet; ids are `<issuer>|<subject>`.",
         principal=principal_id[:300],
     )
+
+
+class Noticing:
+    """Notices that somebody whose word counts somewhere has come with a newer token that says something else of them."""
+
+    def __init__(self, unit_of_work: UnitOfWorkFactory) -> None:
+        self._unit_of_work = unit_of_work
+
+    async def __call__(self, verified: Verified) -> None:
+        said_at = verified.credential.issued_at
+        if said_at is None:
+            return
+        async with self._unit_of_work() as work:
+            if await work.principals.is_outdated(verified.identity, said_at=said_at):
+                await work.principals.learn(verified.identity, said_at=said_at)
+                await work.commit()

@@ -11,14 +11,24 @@ from datetime import datetime, timedelta
 
 from app.adapters.postgres.evidence import Taken
 from app.adapters.postgres.unit_of_work import UnitOfWork
-from app.domain.access import Permission, Principal, PrincipalKind, authorise, may, require
+from app.domain.access import Permission, Principal, PrincipalKind, may, require
 from app.domain.assessing import Case, Reading, RuleStatus, Vote, assess, progress_of, waits_for
 from app.domain.audit import SYSTEM_WORKER, Actor
 from app.domain.break_glass import check_may_break
 from app.domain.digests import Measured
-from app.domain.errors import Conflict, CountersignError, Forbidden, InvalidInput, NotFound, PreconditionFailed
+from app.domain.errors import (
+    Conflict,
+    CountersignError,
+    Forbidden,
+    InvalidInput,
+    NotAnApprover,
+    NotFound,
+    PreconditionFailed,
+    SelfApproval,
+)
 from app.domain.grants import DEFAULT_WORKSPACE, Resource
-from app.domain.names import check_alias, check_model, check_version
+from app.domain.identity import CredentialKind
+from app.domain.names import check_version
 from app.domain.policies import Policy, ReasonFor, RuleProgress, Supersede, check_may_decide
 from app.domain.promotions import (
     MOVES,
@@ -31,6 +41,7 @@ from app.domain.promotions import (
     Outcome,
     Promotion,
     State,
+    check_alias_key,
     decided,
     moved,
     no_promotion,
@@ -41,7 +52,7 @@ from app.ports import Changes, Clock
 from app.services.delegations import stood_in_for
 from app.services.examining import Examining
 from app.services.identifiers import id_of, new_id
-from app.services.lifecycle import Lifecycle
+from app.services.lifecycle import LOOK_AGAIN, Lifecycle
 from app.services.measuring import Measuring
 from app.services.pinning import Pinned, Pinning
 from app.services.recording import UnitOfWorkFactory, actor_of, tell, topic_of
@@ -126,7 +137,7 @@ class Promotions:
                 and the policy does not let a newer one take its place.
             Unresolvable: no physical address can be given for the version.
         """
-        key = AliasKey(workspace, check_model(model), check_alias(alias))
+        key = check_alias_key(AliasKey(workspace, model, alias))
         wanted = Wanted(key, check_version(version), reason, scheduled_for)
         async with self._unit_of_work() as work:
             require(principal, Permission.PROMOTIONS_REQUEST, await _resource(work, principal, key))
@@ -153,6 +164,7 @@ class Promotions:
         alias: str,
         reason: str = "",
         workspace: str = DEFAULT_WORKSPACE,
+        idempotency_key: str | None = None,
     ) -> tuple[Promotion, bool]:
         """Ask that the last good holder of ``alias`` hold it again, on the policy's fast lane.
 
@@ -161,32 +173,31 @@ class Promotions:
             NotFound: no promotion of ours put the present holder there, or none before it.
             Conflict: the version to go back to is not what it was.
         """
-        key = AliasKey(workspace, check_model(model), check_alias(alias))
+        key = check_alias_key(AliasKey(workspace, model, alias))
         async with self._unit_of_work() as work:
             require(principal, Permission.PROMOTIONS_ROLLBACK, await _resource(work, principal, key))
+            promotion_id = id_of("prm", key=idempotency_key, of=(principal.id, "rollback", str(key)))
+            if idempotency_key and (earlier := await work.promotions.find(promotion_id)):
+                return earlier, False
             in_force = await work.policies.in_force()
             holder = await work.aliases.get(key)
             undone = await work.promotions.get(holder.promotion_id) if holder else None
             last = await work.promotions.last_good_before(undone) if undone else None
-        nothing = NotFound(
-            f"No promotion has moved alias {alias} of model {model}, so there is nothing to roll back.",
-            model=model,
-            alias=alias,
-        )
-        if holder is None or undone is None:
-            raise nothing
         registered = await self._pinning.model(key)
         policy = self._pinning.policy(in_force, key, registered)
-        if policy is None:
-            raise nothing
+        if holder is None or undone is None or policy is None:
+            raise NotFound(
+                f"No promotion has moved alias {alias} of model {key.resource}, so there is nothing to roll back.",
+                model=model,
+                alias=alias,
+            )
         need_reason(policy, ReasonFor.ROLLBACK, reason)
         if last is None:
-            raise NotFound(f"Alias {alias} of model {model} had no holder before version {holder.version}.")
+            raise NotFound(f"Alias {alias} of model {key.resource} had no holder before version {holder.version}.")
         pinned = await self._pinning.pin(key, last.to_version, registered)
         wanted = Wanted(key, last.to_version, reason)
-        draft = await self._looked_at(
-            self.draft(Kind.ROLLBACK, wanted, policy, pinned, by=principal, rolls_back=undone.id)
-        )
+        drafted = self.draft(Kind.ROLLBACK, wanted, policy, pinned, by=principal, rolls_back=undone.id)
+        draft = await self._looked_at(replace(drafted, id=promotion_id))
         if not is_same_version(draft.promotion, last):
             raise Conflict(
                 f"Version {last.to_version} of model {model} is not what was promoted in {last.id}; "
@@ -226,11 +237,11 @@ class Promotions:
             InsufficientAuthentication: they must prove anew who they are (RFC 9470).
             Conflict, Unresolvable: as ``create``.
         """
-        key = AliasKey(wanted.key.workspace, check_model(wanted.key.model), check_alias(wanted.key.alias))
+        key = check_alias_key(wanted.key)
         check_version(wanted.version)
         async with self._unit_of_work() as work:
             require(principal, Permission.PROMOTIONS_BREAK_GLASS, await _resource(work, principal, key))
-            promotion_id = id_of("prm", key=idempotency_key, of=(principal.id, str(key), wanted.version))
+            promotion_id = id_of("prm", key=idempotency_key, of=(principal.id, "break-glass", str(key), wanted.version))
             if idempotency_key and (earlier := await work.promotions.find(promotion_id)):
                 return earlier, False
             in_force = await work.policies.in_force()
@@ -269,7 +280,7 @@ class Promotions:
         Raises:
             As ``create``; no reason is asked for. Reading promotions of the alias is enough.
         """
-        key = AliasKey(wanted.key.workspace, check_model(wanted.key.model), check_alias(wanted.key.alias))
+        key = check_alias_key(wanted.key)
         check_version(wanted.version)
         async with self._unit_of_work() as work:
             require(principal, Permission.PROMOTIONS_READ, await _resource(work, principal, key))
@@ -392,8 +403,10 @@ class Promotions:
             after = decided(before, decision)
             check_measured(before)
             await work.promotions.save(before, after)
-            # What a provider says of the approver now is what later looks compare with.
-            await work.principals.vouch(principal.identity, at=decision.decided_at)
+            if principal.credential.kind is CredentialKind.PROVIDER:
+                # What a provider says of the approver now is what later looks compare with.
+                said_at = principal.credential.issued_at or decision.decided_at
+                await work.principals.learn(principal.identity, said_at=said_at)
             for_whom = {"on_behalf_of": decision.on_behalf_of[1]} if decision.on_behalf_of else {}
             tell(work, _DECIDED[outcome], after, actor=actor_of(principal), comment=reason, **for_whom)
             after, _ = await self._lifecycle.settle(work, after, actor=actor_of(principal))
@@ -413,14 +426,20 @@ class Promotions:
         try:
             decided(promotion, await self._decision(work, principal, promotion, outcome, "", None))
             check_measured(promotion)
+        except InvalidInput:
+            return ALLOW  # they stand in for several, and have to say for whom
+        except (SelfApproval, NotAnApprover) as error:
+            return Deny(error.message)
+        except Forbidden:
+            return Deny(f"{principal.name} is no approver of {promotion.key}; an administrator can change that.")
         except CountersignError as error:
             return Deny(error.message)
         return ALLOW
 
-    async def may_roll_back(self, principal: Principal, key: AliasKey) -> Verdict:
-        """Whether the principal may ask for a rollback of an alias, or why not."""
+    async def may_on_alias(self, principal: Principal, permission: Permission, key: AliasKey) -> bool:
+        """Whether the principal holds a permission on one alias."""
         async with self._unit_of_work() as work:
-            return authorise(principal, Permission.PROMOTIONS_ROLLBACK, await _resource(work, principal, key))
+            return may(principal, permission, await _resource(work, principal, key))
 
     async def _decision(
         self,
@@ -511,8 +530,8 @@ class Promotions:
             InvalidInput: it is scheduled for a time when it will have expired.
         """
         now = self._clock.now()
-        expires_at = now + timedelta(seconds=policy.expiry.after_s) if kind is Kind.PROMOTION else None
-        if wanted.scheduled_for is not None and expires_at is not None and wanted.scheduled_for >= expires_at:
+        expires_at = now + timedelta(seconds=policy.expiry.after_s)
+        if wanted.scheduled_for is not None and wanted.scheduled_for >= expires_at:
             raise InvalidInput(
                 "scheduled_for",
                 f"expected a time before {expires_at:%Y-%m-%dT%H:%M:%SZ}, when the promotion expires "
@@ -534,6 +553,7 @@ class Promotions:
             updated_at=now,
             scheduled_for=wanted.scheduled_for,
             expires_at=expires_at,
+            due_at=now + LOOK_AGAIN,
             rolls_back=rolls_back,
             **{field.name: getattr(pinned, field.name) for field in fields(pinned)},
         )
@@ -559,7 +579,9 @@ class Promotions:
         if holder:
             return None
         raise Conflict(
-            f"Version {version} of model {key.model} holds alias {key.alias} already.", model=key.model, alias=key.alias
+            f"Version {version} of model {key.resource} holds alias {key.alias} already.",
+            model=key.model,
+            alias=key.alias,
         )
 
     async def open(self, draft: _Draft, actor: Actor) -> tuple[Promotion, bool]:
@@ -572,7 +594,8 @@ class Promotions:
             if existing and not _is_overtaken(existing, promotion):
                 return existing, False
             await self._replace_waiting(work, promotion)
-            await work.promotions.add(promotion, artifact_root=artifact_root(promotion.source_uri))
+            root = artifact_root(promotion.source_uri, workspace=promotion.workspace)
+            await work.promotions.add(promotion, artifact_root=root)
             if draft.taken:
                 promotion = await self._lifecycle.examined(work, promotion, draft.taken)
             details: Mapping[str, str | None] = {
@@ -593,6 +616,13 @@ class Promotions:
 
     async def _replace_waiting(self, work: UnitOfWork, newer: Promotion) -> None:
         for older in await work.promotions.waiting(newer.key):
+            if newer.kind is Kind.PROMOTION and older.kind is not Kind.PROMOTION:
+                raise Conflict(
+                    f"{older.id} ({older.kind.replace('_', ' ')}) waits for the same alias, and an ordinary promotion does "
+                    "not take its place.",
+                    promotion=older.id,
+                    state=older.state.value,
+                )
             if URGENCY[older.kind] > URGENCY[newer.kind]:
                 continue
             if newer.kind is Kind.RESTORE and older.to_version != newer.to_version:
@@ -680,7 +710,7 @@ def _is_overtaken(existing: Promotion, newer: Promotion) -> bool:
 
 def _not_protected(key: AliasKey) -> NotFound:
     return NotFound(
-        f"No policy protects alias {key.alias} of model {key.model}; it can be set directly through MLflow.",
+        f"No policy protects alias {key.alias} of model {key.resource}; it can be set directly through MLflow.",
         model=key.model,
         alias=key.alias,
     )

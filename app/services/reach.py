@@ -14,14 +14,13 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from fnmatch import fnmatchcase
 from typing import Generic, TypeVar
 
 from app.domain.access import Permission, Principal
 from app.domain.errors import InvalidInput
-from app.domain.grants import DEFAULT_WORKSPACE, Effect, Resource, ResourceKind, is_pattern
+from app.domain.grants import Effect, Resource, ResourceKind, is_pattern
 from app.domain.grants import model as model_called
-from app.domain.roles import DENIED_WITH, ROLE_PERMISSIONS
+from app.domain.roles import ROLE_PERMISSIONS
 from app.domain.routes.resources import READ_OF, Named
 from app.domain.storage import is_below, paths_below
 from app.ports import Clock, Experiment, Placed, ResourceLookup
@@ -190,30 +189,8 @@ class Reach:
         return {each: experiment.name for each, experiment in found.items()}
 
     def enters(self, principal: Principal, permission: Permission, workspace: str) -> bool:
-        """Whether a grant gives ``permission`` somewhere in a workspace.
-
-        Into another than the default one lead a grant that names it, and one on everything; not one on a model of any
-        workspace.
-        """
-        access = principal.access
-        if permission in access.everywhere:
-            return True
-        is_default = workspace == DEFAULT_WORKSPACE
-        leading = [
-            grant
-            for grant in access.grants
-            if (grant.on.workspace is None and (is_default or grant.on.is_everything))
-            or (grant.on.workspace is not None and fnmatchcase(workspace, grant.on.workspace))
-        ]
-        is_denied = any(
-            grant.effect is Effect.DENY
-            and permission in DENIED_WITH[grant.role]
-            and (grant.on.model, grant.on.alias, grant.on.experiment) == (None, None, None)
-            for grant in leading
-        )
-        return not is_denied and any(
-            grant.effect is Effect.ALLOW and permission in ROLE_PERMISSIONS[grant.role] for grant in leading
-        )
+        """Whether a grant gives ``permission`` somewhere in a workspace."""
+        return principal.access.enters(permission, workspace)
 
     def named_workspaces(self, principal: Principal, permission: Permission) -> frozenset[str]:
         """The workspaces that grants name exactly."""

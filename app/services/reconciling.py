@@ -17,11 +17,11 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from app.adapters.postgres.history import Held
 from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.audit import SYSTEM_WORKER, Entry
 from app.domain.drifts import NOBODY, Drift, DriftEnd, Sight, expected, governing, next_attempt
 from app.domain.errors import CountersignError, NotFound, Unavailable
+from app.domain.history import Held
 from app.domain.policies import OnDrift, Policy
 from app.domain.promotions import OPEN, AliasKey, State
 from app.ports import Clock, ModelRegistry, RegisteredModel
@@ -144,9 +144,7 @@ class Reconciling:
             policies = await work.policies.in_force()
             history = await work.history.latest()
             drifted = set(await work.drifts.open_aliases())
-            ledger = {
-                key: Sight(version, created_at) for key, version, created_at in await work.aliases.held()
-            }
+            ledger = {key: Sight(version, created_at) for key, version, created_at in await work.aliases.held()}
         unseen = {key for key, sight in history.items() if sight.version is not None} | ledger.keys() | drifted
         differ: dict[AliasKey, Sight] = {}
 
@@ -183,9 +181,7 @@ class Reconciling:
             if not before[key].is_being_moved and seen.is_as(at_first):
                 await self._conclude(key, seen, before[key], model.tags if model else None)
 
-    async def _conclude(
-        self, key: AliasKey, seen: Sight, record: _Record, tags: Mapping[str, str] | None
-    ) -> None:
+    async def _conclude(self, key: AliasKey, seen: Sight, record: _Record, tags: Mapping[str, str] | None) -> None:
         """Write down what was seen twice, unless our record has changed since before it was."""
         now = self._clock.now()
         async with self._unit_of_work() as work:

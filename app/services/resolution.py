@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass
 from app.domain.access import Permission, Principal, may, require
 from app.domain.errors import NotFound
 from app.domain.grants import DEFAULT_WORKSPACE, Resource
-from app.domain.names import ModelReference, no_model, no_version, parse_models_uri
+from app.domain.names import ModelReference, check_workspace, no_model, no_version, parse_models_uri
 from app.domain.policies import policy_for
 from app.domain.promotions import AliasKey, Promotion
 from app.domain.storage import physical_uri
@@ -25,6 +25,7 @@ class Resolution:
     ``digest`` and ``promotion_id`` are those of the promotion by which the version holds an alias, if one does.
     """
 
+    workspace: str
     model: str
     version: str
     alias: str | None
@@ -54,7 +55,7 @@ class Resolver:
         self._changes = changes
         self._destination = artifacts_destination
 
-    async def resolve(self, principal: Principal, uri: str) -> Resolution:
+    async def resolve(self, principal: Principal, uri: str, *, workspace: str = DEFAULT_WORKSPACE) -> Resolution:
         """The physical address of a version, or of the version that holds an alias.
 
         A protected alias that a promotion moved is answered from our ledger, even while MLflow is away: what resolves
@@ -65,11 +66,12 @@ class Resolver:
             NotFound: names the model, version or alias; so too if the principal may not know of it.
             Forbidden: the principal may know of the model, and not where its bytes are.
         """
-        await self.check_may_resolve(principal, uri)
+        await self.check_may_resolve(principal, uri, workspace=workspace)
         reference = parse_models_uri(uri)
-        approved = await self._approved(reference)
+        approved = await self._approved(reference, workspace)
         if approved:
             return Resolution(
+                workspace=workspace,
                 model=approved.model,
                 version=approved.to_version,
                 alias=reference.alias,
@@ -79,70 +81,80 @@ class Resolver:
                 digest=approved.digest,
                 promotion_id=approved.id,
             )
-        version = reference.version or await self._holder(reference)
-        found = await self._registry.get_version(reference.model, version)
+        version = reference.version or await self._holder(reference, workspace)
+        found = await self._registry.get_version(reference.model, version, workspace)
         return Resolution(
+            workspace=workspace,
             model=reference.model,
             version=version,
             alias=reference.alias,
-            uri=physical_uri(found.source_uri, destination=self._destination),
+            uri=physical_uri(found.source_uri, destination=self._destination, workspace=workspace),
             source_uri=found.source_uri,
             run_id=found.run_id,
             digest=None,
             promotion_id=None,
         )
 
-    async def check_may_resolve(self, principal: Principal, uri: str) -> None:
+    async def check_may_resolve(self, principal: Principal, uri: str, *, workspace: str = DEFAULT_WORKSPACE) -> None:
         """Return if the principal may know where these bytes are.
 
         Raises:
             NotFound, Forbidden: see ``resolve``.
         """
+        check_workspace(workspace)
         reference = parse_models_uri(uri)
         async with self._unit_of_work() as work:
-            resource = await model_for(work, principal, reference.model, reference.alias)
+            resource = await model_for(work, principal, reference.model, reference.alias, workspace=workspace)
         if not may(principal, Permission.MODELS_RESOLVE, resource):
             await self._refuse(principal, reference, resource)
 
-    async def wait(self, principal: Principal, uri: str, *, seen: str | None, timeout_s: float) -> Resolution:
+    async def wait(
+        self,
+        principal: Principal,
+        uri: str,
+        *,
+        workspace: str = DEFAULT_WORKSPACE,
+        seen: str | None,
+        timeout_s: float,
+    ) -> Resolution:
         """The resolution as soon as its ETag is not ``seen``, or after the time."""
         reference = parse_models_uri(uri)
         if reference.alias is None:
-            return await self.resolve(principal, uri)
+            return await self.resolve(principal, uri, workspace=workspace)
         deadline = time.monotonic() + timeout_s
-        async with self._changes.subscribe(alias_topic(_key(reference))) as subscription:
-            resolution = await self.resolve(principal, uri)
+        async with self._changes.subscribe(alias_topic(_key(reference, workspace))) as subscription:
+            resolution = await self.resolve(principal, uri, workspace=workspace)
             while resolution.etag == seen:
                 left = deadline - time.monotonic()
                 if left <= 0 or not await subscription.wait(left):
                     break
-                resolution = await self.resolve(principal, uri)
+                resolution = await self.resolve(principal, uri, workspace=workspace)
         return resolution
 
     async def _refuse(self, principal: Principal, reference: ModelReference, resource: Resource) -> None:
         """Always raises; for who may not even know of the model, what it would if there were none."""
         if may(principal, Permission.REGISTRY_READ, resource):
             require(principal, Permission.MODELS_RESOLVE, resource)
+        workspace = resource.workspace
         if reference.version is not None:
-            await self._registry.get_version(reference.model, reference.version)
-            raise no_version(reference.model, reference.version)
-        await self._registry.get_model(reference.model)
-        raise no_model(reference.model)
+            await self._registry.get_version(reference.model, reference.version, workspace)
+            raise no_version(reference.model, reference.version, workspace)
+        await self._registry.get_model(reference.model, workspace)
+        raise no_model(reference.model, workspace)
 
-    async def _approved(self, reference: ModelReference) -> Promotion | None:
+    async def _approved(self, reference: ModelReference, workspace: str) -> Promotion | None:
         async with self._unit_of_work() as work:
             if reference.version is not None:
-                return await work.promotions.approved_promotion_of(
-                    DEFAULT_WORKSPACE, reference.model, reference.version
-                )
-            key = _key(reference)
+                return await work.promotions.approved_promotion_of(workspace, reference.model, reference.version)
+            key = _key(reference, workspace)
             holder = await work.aliases.get(key)
-            if holder and policy_for(await work.policies.in_force(), key.model, key.alias):
+            in_force = await work.policies.in_force()
+            if holder and policy_for(in_force, key.model, key.alias, workspace=workspace):
                 return await work.promotions.get(holder.promotion_id)
         return None
 
-    async def _holder(self, reference: ModelReference) -> str:
-        model = await self._registry.get_model(reference.model)
+    async def _holder(self, reference: ModelReference, workspace: str) -> str:
+        model = await self._registry.get_model(reference.model, workspace)
         version = model.aliases.get(reference.alias or "")
         if version is None:
             raise NotFound(
@@ -151,6 +163,6 @@ class Resolver:
         return version
 
 
-def _key(reference: ModelReference) -> AliasKey:
-    """The alias that a reference names; ``models:/`` URIs are of the default workspace."""
-    return AliasKey(DEFAULT_WORKSPACE, reference.model, reference.alias or "")
+def _key(reference: ModelReference, workspace: str) -> AliasKey:
+    """The alias that a reference names; ``models:/`` URIs tell of no workspace."""
+    return AliasKey(workspace, reference.model, reference.alias or "")

@@ -10,8 +10,9 @@ from app.adapters.postgres.reviews import Review
 from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.access import Permission, Principal, may, require
 from app.domain.break_glass import check_may_review, reviewers
-from app.domain.errors import Conflict, InvalidInput, NotFound
+from app.domain.errors import Conflict, CountersignError, InvalidInput, NotFound
 from app.domain.promotions import Promotion, no_promotion
+from app.domain.verdicts import ALLOW, Deny, Verdict
 from app.ports import Clock
 from app.services.lifecycle import Lifecycle
 from app.services.recording import UnitOfWorkFactory, actor_of, tell
@@ -42,6 +43,16 @@ class Reviews:
         async with self._unit_of_work() as work:
             await self._readable(work, principal, promotion_id)
             return await self._review(work, promotion_id)
+
+    async def may_close(self, principal: Principal, promotion_id: str) -> Verdict:
+        """Whether ``close`` would take their word, or why not. Raises ``NotFound``, as ``get``."""
+        async with self._unit_of_work() as work:
+            promotion = await self._readable(work, principal, promotion_id)
+            try:
+                await self._check(work, principal, promotion)
+            except CountersignError as error:
+                return Deny(error.message)
+        return ALLOW
 
     async def close(self, principal: Principal, promotion_id: str, *, comment: str) -> Review:
         """Say that one has looked at it. What waited for this goes on at once. Saying the same again changes nothing.

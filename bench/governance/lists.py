@@ -3,7 +3,8 @@
 A million promotions of 10,000 models and ten million audit entries, on PostgreSQL with its own settings. The statements
 are those that the repositories send, caught on their way; each is prepared as the driver prepares it and run by
 ``EXPLAIN ANALYZE`` until the server would have settled for a plan without the parameters' values (it may from the sixth
-time on). What is told is the worst of the last runs: planning and execution in the database, without the network.
+time on). What is told is the fastest of the last twenty, as others may use the machine: planning and execution in the
+database, without the network.
 
 The rows are made by ``generate_series``, the audit entries with made-up hashes: their chain does not verify.
 """
@@ -41,34 +42,36 @@ TARGET_MS = 10.0
 DEEP = 10_000
 """The page that is to cost what the first costs."""
 PAGE = 50
+DEEPER, NOISE_MS = 1.5, 1.0
+"""How many times what the first page costs a deep one may, and what is not told apart, in milliseconds."""
 MODELS = 10_000
 BEGAN = datetime(2024, 1, 1, tzinfo=UTC)
 EVERY = timedelta(seconds=30)
-ME, CI, APPROVER = "prn_me", "prn_ci", "prn_approver"
-PREPARED_TIMES = 9
+ME, CI = "prn_me", "prn_ci"
+PREPARED_TIMES = 25
 """From the sixth run on, the server may use one plan for all values."""
-SHA256 = "'sha256:' || encode(sha256(i::text::bytea), 'hex')"
 
 POLICY = "INSERT INTO policy_revisions VALUES ('bench', 1, $1::jsonb, now(), 'bench')"
 
-PROMOTIONS = f"""
+PROMOTIONS = """
 INSERT INTO promotions (id, kind, workspace, model, alias, to_version, from_version, model_created_at,
     version_created_at, run_id, source_uri, artifact_root, uri, digest, policy_name, policy_revision, requested_by,
     requested_by_name, reason, created_at, updated_at, state, alias_moved, applied_at, expires_at, due_at, revision)
 SELECT 'prm_' || lpad(i::text, 20, '0'), 'promotion', CASE WHEN i % 100 = 7 THEN 'team-a' ELSE 'default' END,
     'model-' || lpad(m::text, 5, '0'), a, i::text, (i - 1)::text, 1700000000000, 1700000000000 + i, run,
     'mlflow-artifacts:/1/' || run || '/artifacts/model', '1/' || run || '/artifacts/model',
-    'file:///artifacts/1/' || run || '/artifacts/model/', {SHA256}, 'bench', 1,
+    'file:///artifacts/1/' || run || '/artifacts/model/', 'sha256:' || encode(sha256(i::text::bytea), 'hex'),
+    'bench', 1,
     who, who, 'better than the last', at, at + interval '1 hour', s, s IN ('applied', 'live'),
     CASE WHEN s IN ('applied', 'live', 'rolled_back', 'rolling_out') THEN at + interval '1 hour' END,
     at + interval '30 days', CASE WHEN s IN ('pending', 'approved') THEN at + interval '7 days' END, 5
 FROM (
-    SELECT i, md5(i::text) AS run, $1::timestamptz + i * interval '{EVERY.total_seconds():.0f} seconds' AS at,
+    SELECT i, md5(i::text) AS run, $1::timestamptz + i * interval '30 seconds' AS at,
         -- One model is promoted all the time.
-        CASE WHEN i % 50 = 0 THEN 0 ELSE (i * 7919::bigint) % {MODELS} END AS m,
+        CASE WHEN i % 50 = 0 THEN 0 ELSE (i * 7919::bigint) % 10000 END AS m,
         CASE WHEN i % 10 < 7 THEN 'production' WHEN i % 10 < 9 THEN 'staging' ELSE 'canary' END AS a,
-        CASE WHEN i % 2 = 0 THEN '{CI}' WHEN i % 1000 = 1 THEN '{ME}' ELSE 'prn_' || i % 200 END AS who,
-        CASE WHEN i > $2 - 10 AND i % 50 > 0 THEN 'applying' WHEN i > $2 - 5000 OR i % 10000 = 3 THEN 'pending'
+        CASE WHEN i % 2 = 0 THEN 'prn_ci' WHEN i % 1000 = 1 THEN 'prn_me' ELSE 'prn_' || i % 200 END AS who,
+        CASE WHEN i > $2 - 10 AND i % 50 > 0 THEN 'applying' WHEN i > $2 - $2 / 200 OR i % 10000 = 3 THEN 'pending'
              WHEN i % 1000 = 5 THEN 'approved' WHEN i % 2000 = 17 THEN 'failed'
              WHEN i % 100 < 60 THEN 'applied' WHEN i % 100 < 70 THEN 'live' WHEN i % 100 < 75 THEN 'rolled_back'
              WHEN i % 100 < 90 THEN 'superseded' WHEN i % 100 < 97 THEN 'rejected' ELSE 'withdrawn' END AS s
@@ -80,8 +83,9 @@ REST = [
     """
     INSERT INTO decisions (promotion_id, principal_id, principal_name, outcome, reason, decided_at, groups, roles,
         is_service)
-    SELECT id, CASE WHEN length(run_id) > 0 AND run_id < '8' THEN 'prn_me' ELSE 'prn_approver' END, 'somebody',
-        CASE WHEN state = 'rejected' THEN 'reject' ELSE 'approve' END, '', updated_at, '{approvers}', '{approver}', false
+    SELECT id, CASE WHEN run_id < '8' THEN 'prn_me' ELSE 'prn_approver' END, 'somebody',
+        CASE WHEN state = 'rejected' THEN 'reject' ELSE 'approve' END, '', updated_at, '{approvers}', '{approver}',
+        false
     FROM promotions WHERE state NOT IN ('withdrawn', 'superseded')
     """,
     """
@@ -106,20 +110,20 @@ REST = [
     """,
 ]
 
-AUDIT = f"""
+AUDIT = """
 INSERT INTO audit_entries (sequence, entry, previous_hash, hash)
 SELECT i, jsonb_build_object('sequence', i, 'at', $1::timestamptz + i * interval '3 seconds',
     'actor', jsonb_build_object('id', 'prn_' || i % 200, 'name', 'Somebody ' || i % 200),
     'action', 'promotion.applied',
     'object', CASE WHEN i % 100 = 0 THEN 'GET /control/v1/audit' ELSE 'prm_' || lpad((i / 10)::text, 20, '0') END,
-    'details', jsonb_build_object('model', 'model-' || i % {MODELS}, 'alias', 'production', 'state', 'applied',
+    'details', jsonb_build_object('model', 'model-' || i % 10000, 'alias', 'production', 'state', 'applied',
         'from_version', '1', 'to_version', '2')),
     encode(sha256((i - 1)::text::bytea), 'hex'), encode(sha256(i::text::bytea), 'hex')
 FROM generate_series(1::bigint, $2::bigint) AS i
 """
 
 QUICKLY = ["session_replication_role = replica", "synchronous_commit = off", "maintenance_work_mem = '512MB'"]
-"""Foreign keys are not looked up row by row, and nothing waits for the disk: a power cut would cost the scratch data."""
+"""Foreign keys are not looked up row by row, and nothing waits for the disk: this database is for the scrap."""
 FILLED = ("promotions", "decisions", "alias_holders", "alias_history", "events", "audit_entries")
 
 
@@ -147,7 +151,7 @@ Case = Callable[[UnitOfWork], Awaitable[object]]
 
 
 def cases(size: Size) -> Mapping[str, Case]:
-    """Everything that a request or the sweep asks, by name; ``deep`` follows what it is compared with."""
+    """Everything that a request or the sweep asks, by name; what is read deep follows what it is compared with."""
     deep = size.page(min(DEEP, size.promotions // PAGE // 2))
     hot, usual = (AliasKey("default", f"model-{model:05}", "production") for model in (0, 7919 % MODELS))
     middle = size.promotions // 2 - size.promotions // 2 % 100 + 1
@@ -191,6 +195,8 @@ def cases(size: Size) -> Mapping[str, Case]:
         **pages("of 1,000 aliases, pending", among=among, states=(State.PENDING,)),
         **pages("of 1,000 aliases, failed", among=among, states=(State.FAILED,)),
         **pages("of 1,000 aliases, awaiting me", among=among, awaiting=ME),
+        **pages("of 1,000 aliases, mine", among=among, requested_by=ME),
+        **pages("of 1,000 aliases, of who asks most", among=among, requested_by=CI),
         **pages("of 2 aliases", among=few),
         "aliases of all promotions": lambda work: work.promotions.aliases(Filter()),
         "aliases of a model": lambda work: work.promotions.aliases(Filter(model=usual.model)),
@@ -225,6 +231,9 @@ def cases(size: Size) -> Mapping[str, Case]:
         "history of an alias, at a time": lambda work: work.history.page(
             hot, until=size.at(size.promotions // 100), limit=1
         ),
+        "whether a version ever held an alias": lambda work: work.history.ever_held(
+            hot, "1", 1_700_000_000_000, not_before=BEGAN
+        ),
         "audit": lambda work: work.audit.page(newest_first=True),
         "audit, deep": lambda work: work.audit.page(newest_first=True, after=size.entries - DEEP * 100),
         "audit of an object": lambda work: work.audit.page(object_id=size.promotion(middle)),
@@ -232,16 +241,14 @@ def cases(size: Size) -> Mapping[str, Case]:
         "audit of an object named often, deep": lambda work: work.audit.page(
             object_id="GET /control/v1/audit", after=size.entries // 2
         ),
-        "events": lambda work: work.events.page(after=0, limit=100),
-        "events, deep": lambda work: work.events.page(after=size.promotions // 2, limit=100),
-        "events of 1,000 aliases": lambda work: work.events.page(after=0, limit=100, among=among),
+        "events": lambda work: work.events.page(after=0, limit=PAGE),
+        "events, deep": lambda work: work.events.page(after=size.promotions // 2, limit=PAGE),
+        "events of 1,000 aliases": lambda work: work.events.page(after=0, limit=PAGE, among=among),
         "events of 1,000 aliases, deep": lambda work: work.events.page(
-            after=size.promotions // 2, limit=100, among=among
+            after=size.promotions // 2, limit=PAGE, among=among
         ),
-        "events of a type that is rare": lambda work: work.events.page(
-            after=0, limit=100, types=[EventType.FAILED]
-        ),
-        "events of 2 aliases": lambda work: work.events.page(after=0, limit=100, among=few),
+        "events of a type that is rare": lambda work: work.events.page(after=0, limit=PAGE, types=[EventType.FAILED]),
+        "events of 2 aliases": lambda work: work.events.page(after=0, limit=PAGE, among=few),
     }
 
 
@@ -261,7 +268,7 @@ async def measure(url: str, named: Mapping[str, Case]) -> Mapping[str, Cost]:
     costs: dict[str, Cost] = {}
     try:
         for name, case in named.items():
-            with _caught(engine) as sent:
+            with caught(engine) as sent:
                 async with UnitOfWork(engine) as work:
                     await case(work)
             explained = [await _explained(connection, *each) for each in sent]
@@ -278,7 +285,7 @@ async def measure(url: str, named: Mapping[str, Case]) -> Mapping[str, Cost]:
 
 
 @contextmanager
-def _caught(engine: AsyncEngine) -> Iterator[Sequence[tuple[str, Sequence[object]]]]:
+def caught(engine: AsyncEngine) -> Iterator[Sequence[tuple[str, Sequence[object]]]]:
     """The statements that are sent meanwhile, with their parameters."""
     sent: list[tuple[str, Sequence[object]]] = []
 
@@ -297,7 +304,7 @@ async def _explained(
     connection: asyncpg.Connection[asyncpg.Record], statement: str, parameters: Sequence[object]
 ) -> tuple[float, int, str]:
     """Milliseconds, pages of 8 KiB, and the last plan, of a statement that is prepared and run several times."""
-    values = f"({', '.join(_literal(each) for each in parameters)})" if parameters else ""
+    values = literals(parameters)
     await connection.execute(f"PREPARE bench AS {statement}")
     try:
         found = []
@@ -307,13 +314,17 @@ async def _explained(
             )
             plan = json.loads(answer)[0]
             used = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
-            found.append((plan["Planning Time"] + plan["Execution Time"], used, json.dumps(plan, indent=1)))
-        # The first runs read from the disk, and are planned with the values; the last two may not be.
+            found.append((plan["Planning Time"] + plan["Execution Time"], used))
         shown = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE bench{values}")
-        milliseconds, buffers, _ = max(sorted(found[-3:])[:2])
+        milliseconds, buffers = min(found[-20:])
         return milliseconds, buffers, statement + "\n" + "\n".join(row[0] for row in shown)
     finally:
         await connection.execute("DEALLOCATE bench")
+
+
+def literals(parameters: Sequence[object]) -> str:
+    """What is given to a prepared statement."""
+    return f"({', '.join(_literal(each) for each in parameters)})" if parameters else ""
 
 
 def _literal(value: object) -> str:
@@ -388,21 +399,20 @@ def main() -> int:
 
 
 def report(costs: Mapping[str, Cost], *, plans: bool) -> int:
-    """The table; 1 if a case is slower than the target."""
+    """The table; 1 if a case is slower than the target, or slower than where it begins."""
     table = Table("case", "ms", "pages", "statements", "", title="in the database")
     for column in table.columns[1:4]:
         column.justify = "right"
     missed = 0
     for name, cost in costs.items():
-        is_missed = cost.milliseconds > TARGET_MS
+        first = costs.get(name.removesuffix(", deep"), cost)
+        is_missed = cost.milliseconds > min(TARGET_MS, DEEPER * first.milliseconds + NOISE_MS)
         missed += is_missed
-        table.add_row(
-            name, f"{cost.milliseconds:.2f}", f"{cost.buffers:,}", str(cost.statements), "missed" * is_missed
-        )
+        table.add_row(name, f"{cost.milliseconds:.2f}", f"{cost.buffers:,}", str(cost.statements), "missed" * is_missed)
         if plans:
             print("", name, *cost.plans, sep="\n")
     Console(width=120).print(table)
-    print(f"{missed or 'no'} of {len(costs)} cases above {TARGET_MS:g} ms")
+    print(f"{missed or 'no'} of {len(costs)} cases above {TARGET_MS:g} ms, or dearer when they are read deep")
     return int(missed > 0)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Never, cast
 from app.adapters.clock import SystemClock
 from app.adapters.oidc import TrustedIssuers
 from app.domain.grants import Grant, Subject
+from app.domain.identity import Verified
 from app.domain.issuers import TrustedIssuer
 from app.domain.roles import Role
 from app.services.authentication import Authentication
@@ -97,7 +98,12 @@ class Ours:
             clock=self._clock,
             public_url="http://gateway.example",
             cookie="session",
+            noticed=_unnoticed,
         )
+
+
+async def _unnoticed(verified: Verified) -> None:
+    """A question to the database, which costs another process."""
 
 
 @contextmanager

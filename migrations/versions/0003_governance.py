@@ -24,6 +24,8 @@ PROMOTIONS = [
         ADD COLUMN void_reason text,
         ADD COLUMN due_at timestamptz,
         ADD COLUMN reminded integer NOT NULL DEFAULT 0,
+        -- What the things that move with the alias were before, in the order of their steps: to undo a half-done move.
+        ADD COLUMN replaced jsonb,
         ALTER COLUMN digest DROP NOT NULL,
         DROP CONSTRAINT promotions_kind_check,
         ADD CONSTRAINT promotions_kind_check CHECK (kind IN ('promotion', 'rollback', 'restore', 'break_glass'))
@@ -45,11 +47,18 @@ PROMOTIONS = [
         f"CREATE INDEX promotions_by_{name} ON promotions ({columns}, created_at DESC, id DESC)"
         for name, columns in {
             "model": "model",
-            "alias": "model, alias",
-            "alias_and_state": "model, alias, state",
             "name_of_alias": "alias",
             "workspace": "workspace",
             "state_and_time": "state",
+        }.items()
+    ),
+    # Whoever may see some aliases alone has each of them looked up, in the index alone.
+    *(
+        f"CREATE INDEX promotions_by_{name} ON promotions ({columns}, created_at DESC, id DESC) INCLUDE (workspace)"
+        for name, columns in {
+            "alias": "model, alias",
+            "alias_and_state": "model, alias, state",
+            "alias_and_requester": "model, alias, requested_by",
         }.items()
     ),
     "CREATE INDEX promotions_applied ON promotions (model, alias, applied_at DESC) WHERE applied_at IS NOT NULL",
@@ -214,7 +223,8 @@ TABLES = [
         principal_name text
     )
     """,
-    "CREATE INDEX alias_history_of ON alias_history (model, alias, workspace, sequence DESC)",
+    "CREATE INDEX alias_history_of ON alias_history (model, alias, workspace, sequence DESC) INCLUDE (since)",
+    "CREATE INDEX alias_history_of_version ON alias_history (model, alias, version)",
     # An alias that somebody moved past the gateway.
     """
     CREATE TABLE drifts (
@@ -256,7 +266,7 @@ TABLES = [
         data jsonb NOT NULL
     )
     """,
-    "CREATE INDEX events_of_alias ON events (model, alias, sequence)",
+    "CREATE INDEX events_of_alias ON events (model, alias, workspace, sequence)",
     "CREATE INDEX events_of_type ON events (type, sequence)",
     # Who had a hand in what; by the bytes of its key, so that folders are found by how they begin.
     """

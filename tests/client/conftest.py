@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from countersign_client.store import Login, LoginStore
 
+from app.cli import main
 from tests.client.standin import Standin, running_standin
 
 
@@ -55,3 +58,30 @@ def signed_in(gateway: Standin, store: LoginStore) -> Callable[..., Login]:
         return login
 
     return keep
+
+
+@pytest.fixture
+def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No credential of the machine that runs the tests counts."""
+    for name in (
+        *("COUNTERSIGN_TOKEN", "COUNTERSIGN_URL", "COUNTERSIGN_ID_TOKEN", "COUNTERSIGN_AUDIENCE"),
+        *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_URI"),
+        *("ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"),
+    ):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def command(store: LoginStore, no_credentials: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run it; its exit status."""
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str, piped: str = "") -> int:
+        monkeypatch.setattr(sys, "argv", ["countersign", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(piped))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    return run

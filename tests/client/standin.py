@@ -162,6 +162,8 @@ def running_standin() -> Iterator[Standin]:
             status, document = standin.answer(seen)
             text = json.dumps(document).encode()
             self.send_response(status)
+            if isinstance(tag := document.get("etag"), str):
+                self.send_header("ETag", tag)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
+import os
 from collections.abc import Callable
 
+import countersign_client
 import pytest
-from countersign_client import __main__ as module
 from countersign_client.store import Login, LoginStore
 
-from app.cli import main
 from tests.client.standin import Seen, Standin
 
 KeepLogin = Callable[..., Login]
 Command = Callable[..., int]
-
-
-@pytest.fixture
-def command(store: LoginStore, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run it; its exit status."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments: str, piped: str = "") -> int:
-        monkeypatch.setattr(sys, "argv", ["countersign", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(piped))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0)
-
-    return run
 
 
 def test_login_without_a_screen_shows_a_code_and_then_what_to_export(
@@ -186,20 +168,17 @@ def test_logout_ends_the_login(
     assert "were not signed in" in capsys.readouterr().out
 
 
-def test_where_the_command_is_not_installed_the_module_does_the_same(
+def test_in_a_notebook_a_function_does_the_same(
     gateway: Standin, store: LoginStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import os
-
     # Set by it for this process; so that they are gone again afterwards.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.setenv("MLFLOW_TRACKING_AUTH", "")
-    monkeypatch.setattr(sys, "argv", ["countersign_client", gateway.url, "--scope", "track"])
-    assert module.main() == 0
+    countersign_client.login(gateway.url, scopes=["track"])
     assert "WDJB-MJHT" in capsys.readouterr().out
     assert os.environ["MLFLOW_TRACKING_AUTH"] == "countersign"
-    monkeypatch.setattr(sys, "argv", ["countersign_client", gateway.url, "--logout"])
-    assert module.main() == 0
+    assert countersign_client.access_token(gateway.url) == gateway.access
+    assert countersign_client.logout(gateway.url)
     assert store.all() == {}
-    monkeypatch.setattr(sys, "argv", ["countersign_client", "http://127.0.0.1:1"])
-    assert module.main() == 4
+    with pytest.raises(countersign_client.Unreachable):  # a second call, too: no module has taken its name
+        countersign_client.login("http://127.0.0.1:1")

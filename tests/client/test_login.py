@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import requests
 from countersign_client.errors import InvalidAddress, Refused, Unreachable
-from countersign_client.login import DeviceCode, by_browser, by_device
+from countersign_client.signing_in import DeviceCode, by_browser, by_device
 from countersign_client.store import Login, LoginStore
 
 from tests.client.standin import Standin

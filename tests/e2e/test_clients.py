@@ -21,8 +21,8 @@ import httpx
 import pytest
 from countersign_client.calls import call
 from countersign_client.errors import NotSignedIn
-from countersign_client.login import by_browser
 from countersign_client.session import sign_out
+from countersign_client.signing_in import by_browser
 from countersign_client.store import LoginStore
 
 from tests.conftest import database_of

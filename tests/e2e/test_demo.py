@@ -33,7 +33,7 @@ def test_the_whole_story_happens_and_leaves_nothing_running(tmp_path: Path):
     for number in range(1, 7):
         assert re.search(rf"^{number}  \w", told.stdout, re.MULTILINE), f"no chapter {number}"
     assert "PERMISSION_DENIED: Alias 'production' of model 'diabetes' is protected" in told.stdout
-    assert f"http://127.0.0.1:{port}/control/v1/promotions/prm_" in told.stdout
+    assert f"http://127.0.0.1:{port}/console/promotions/prm_" in told.stdout
     assert "403 Forbidden" in told.stdout
     assert '{"predictions": [' in told.stdout
     assert re.findall(r"(\d+) requests meanwhile, 0 failed: \d+ by version (\d), \d+ by version (\d)", told.stdout)

@@ -75,7 +75,7 @@ def test_a_protected_alias_is_refused_with_its_promotion_and_serves_when_that_wa
     promotion = asked["alias"]["promotion"]
     assert asked["alias"]["code"] == "PERMISSION_DENIED"
     assert asked["alias"]["link"] == f"{service.url}/control/v1/promotions/{promotion}"
-    assert asked["alias"]["link"] in asked["alias"]["message"]
+    assert f"{service.url}/console/promotions/{promotion}" in asked["alias"]["message"]
     assert asked["stage"]["code"] == "PERMISSION_DENIED"
     assert "Use aliases" in asked["stage"]["message"]
     assert asked["webhook"]["code"] == "PERMISSION_DENIED"

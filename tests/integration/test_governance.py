@@ -391,3 +391,28 @@ async def test_many_workers_and_people_at_once_make_one_legal_history(court: Cou
     assert court.mlflow.holder(model) == (applied[0].to_version if applied else None)
     assert len(applied) <= 1
     assert sum(each.state in {State.PENDING, State.APPROVED} for each in ends) <= 1
+
+
+async def test_an_ordinary_promotion_does_not_take_the_place_of_a_rollback(court: Court) -> None:
+    model = court.model(versions=3)
+    await court.policy(models=model, rollback={"approvals": [{"name": "risk", "groups": ["risk"]}]})
+    await court.promoted(model, "1")
+    await court.promoted(model, "2")
+    back, _ = await court.promotions.roll_back(court.bob, model=model, alias="production")
+    assert back.state is State.PENDING
+    with pytest.raises(Conflict, match="rollback"):
+        await court.ask(model, "3")
+    await court.approve(back, court.cem)
+    assert (await court.work(back)).state is State.APPLIED
+    assert (await court.ask(model, "3")).state is State.PENDING
+
+
+async def test_a_version_that_was_copied_from_another_model_is_promoted_with_the_same_bytes(court: Court) -> None:
+    dev, prod = court.model(), court.model()
+    await court.policy(models=dev)
+    await court.policy(models=prod)
+    copied = court.mlflow.call("POST", "model-versions/create", {"name": prod, "source": f"models:/{dev}/1"})
+    version = str(copied["model_version"]["version"])
+    done = await court.promoted(prod, version)
+    assert court.mlflow.holder(prod) == version
+    assert done.digest == (await court.promoted(dev, "1")).digest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sqlite3
@@ -13,16 +12,15 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from app.domain.routes import ROUTES, Route
 from app.domain.routes.resources import Name, Named, Newness, Place, can_be_limited, rule_of
 from app.proxy.filtering import token_at
-from tests.conftest import database_of, running_service
+from tests.conftest import running_service
 from tests.issuer import Issuer
-from tests.limits import Things, World
-from tests.platform import MlflowServer, new_countersign, running_mlflow, until
+from tests.limits import Things, World, told
+from tests.platform import MlflowServer, until
 
 
 @pytest.fixture(scope="module")
@@ -149,18 +147,6 @@ def sample(name: Name, things: Things) -> str:
     if name.kind is Named.VERSION_SOURCE:
         return f"models:/{things.model}/1"
     return things.of(name.kind.value) if name.newness is Newness.EXISTING else f"{things.model}-{uuid.uuid4().hex[:6]}"
-
-
-def told(answer: httpx.Response, word: str) -> tuple[int, object]:
-    """An answer, without the word that was asked for and without what is new in every answer."""
-    text = answer.text
-    for each in (word, word.partition("/")[0]):
-        text = re.sub(rf"(?<![0-9A-Za-z-]){re.escape(each)}(?![0-9A-Za-z])", "<it>", text)
-    text = re.sub(r"[a-z]{1,3}-[0-9a-f]{32}|\b1[0-9]{12}\b", "<new>", text)
-    try:
-        return answer.status_code, json.loads(text)
-    except ValueError:
-        return answer.status_code, text
 
 
 @pytest.mark.parametrize(
@@ -410,124 +396,3 @@ def many(world: World) -> list[str]:
     world.wait_for("sparse")
     world.wait_for("named")
     return names
-
-
-@pytest.fixture(scope="module")
-def workspaces(
-    postgres: Callable[[str], str],
-    template_database: str,
-    issuer: Issuer,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[World]:
-    """An MLflow with the workspaces ``team-a`` and ``team-b``, and in each a model and an experiment."""
-    with (
-        running_mlflow("--enable-workspaces") as server,
-        database_of(postgres, template_database) as url,
-        new_countersign(url, server, issuer, tmp_path_factory.mktemp("workspaces")) as service,
-        World(service, server) as world,
-    ):
-        service.environment["COUNTERSIGN_WORKSPACES"] = "true"
-        service.start("gateway")
-        for name in ("team-a", "team-b"):
-            world.made("/3.0/mlflow/workspaces", name=name)
-            headers = {"X-MLFLOW-WORKSPACE": name}
-            for path in ("registered-models", "experiments"):
-                body = {"name": f"of-{name}"}
-                world.past("POST", f"/2.0/mlflow/{path}/create", json=body, headers=headers).raise_for_status()
-            body = {"name": f"of-{name}", "source": "prompt-template", "tags": PROMPT}
-            world.past("POST", "/2.0/mlflow/model-versions/create", json=body, headers=headers).raise_for_status()
-        world.give("ann", "contributor", workspace="team-a")
-        world.give("bob", "contributor", workspace="team-*")
-        world.give("cid", "contributor", model="of-*")
-        world.give("dee", "contributor")
-        world.wait_for("dee")
-        yield world
-
-
-PROMPT = [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
-MODELS = "/2.0/mlflow/registered-models"
-
-
-def in_workspace(world: World, who: str, workspace: str | None, path: str = f"{MODELS}/search") -> httpx.Response:
-    headers = {"X-MLFLOW-WORKSPACE": workspace} if workspace is not None else {}
-    return world.call(who, "GET", path, headers=headers)
-
-
-def models_in(answer: httpx.Response) -> list[str]:
-    assert answer.status_code == 200, answer.text
-    return [model["name"] for model in answer.json().get("registered_models", [])]
-
-
-def test_a_workspace_is_entered_by_who_was_given_something_there(workspaces: World) -> None:
-    assert models_in(in_workspace(workspaces, "ann", "team-a")) == ["of-team-a"]
-    assert models_in(in_workspace(workspaces, "bob", "team-b")) == ["of-team-b"]
-    assert models_in(in_workspace(workspaces, "dee", "team-b")) == ["of-team-b"]
-    # Nobody who names none is anywhere but in the default one, or in the only one that they were given by its name.
-    assert models_in(in_workspace(workspaces, "ann", None)) == ["of-team-a"]
-    assert in_workspace(workspaces, "bob", None).status_code == 404
-    assert models_in(in_workspace(workspaces, "cid", None)) == []
-    assert models_in(in_workspace(workspaces, "dee", None)) == []
-
-
-def test_another_workspace_is_as_one_that_does_not_exist(workspaces: World) -> None:
-    for who, hidden in (("ann", "team-b"), ("cid", "team-a"), ("bob", "default")):
-        of_hidden, of_missing = in_workspace(workspaces, who, hidden), in_workspace(workspaces, who, "nowhere")
-        if who != "bob":  # who may enter whatever begins with team- is told the same of what does not
-            assert of_hidden.text.replace(hidden, "<it>") == of_missing.text.replace("nowhere", "<it>")
-        assert (of_hidden.status_code, of_missing.status_code) == (404, 404)
-    by_mlflow = workspaces.past("GET", f"{MODELS}/search", headers={"X-MLFLOW-WORKSPACE": "nowhere"})
-    assert by_mlflow.json()["error_code"] == in_workspace(workspaces, "ann", "nowhere").json()["error_code"]
-    assert by_mlflow.json()["message"] == in_workspace(workspaces, "ann", "nowhere").json()["message"]
-
-
-def test_the_list_of_workspaces_holds_those_that_can_be_entered(workspaces: World) -> None:
-    def names(who: str) -> list[str]:
-        answer = workspaces.call(who, "GET", "/3.0/mlflow/workspaces")
-        return sorted(each["name"] for each in answer.json().get("workspaces", []))
-
-    assert names("ann") == ["team-a"]
-    assert names("bob") == ["team-a", "team-b"]
-    assert names("cid") == ["default"]
-    assert names("dee") == ["default", "team-a", "team-b"]
-    hidden = workspaces.call("ann", "GET", "/3.0/mlflow/workspaces/team-b")
-    missing = workspaces.call("ann", "GET", "/3.0/mlflow/workspaces/nowhere")
-    assert told(hidden, "team-b") == told(missing, "nowhere")
-    assert hidden.status_code == 404
-
-
-def test_a_header_names_one_workspace_by_a_name_there_can_be(workspaces: World) -> None:
-    for name in ("Team-A", "team_a", "../team-a", "x", "-team", "team-a,team-b"):
-        assert in_workspace(workspaces, "dee", name).status_code == 400, name
-    twice = [("X-MLFLOW-WORKSPACE", "team-a"), ("X-MLFLOW-WORKSPACE", "team-b")]
-    headers = [("Authorization", f"Bearer {workspaces.token('dee')}"), *twice]
-    url = f"{workspaces.service.url}/api{MODELS}/search"
-    assert httpx.get(url, headers=headers, trust_env=False).status_code == 400
-    assert models_in(workspaces.call("ann", "GET", f"{MODELS}/search?workspace=team-b")) == ["of-team-a"]
-
-
-def test_what_a_policy_protects_is_not_done_in_another_workspace(workspaces: World) -> None:
-    headers = {"X-MLFLOW-WORKSPACE": "team-a"}
-    for who in ("ann", "dee"):
-        body = {"name": "of-team-a", "alias": "production", "version": "1"}
-        answer = workspaces.call(who, "POST", f"{MODELS}/alias", json=body, headers=headers)
-        assert answer.status_code == 403
-        assert "default workspace" in answer.json()["message"]
-        body["alias"] = f"free-{who}"
-        assert workspaces.call(who, "POST", f"{MODELS}/alias", json=body, headers=headers).status_code == 200
-
-
-def test_what_is_created_in_a_workspace_is_owned_there(workspaces: World) -> None:
-    headers = {"X-MLFLOW-WORKSPACE": "team-a"}
-    for path in ("registered-models", "experiments"):
-        body = {"name": "anns"}
-        made = workspaces.call("ann", "POST", f"/2.0/mlflow/{path}/create", json=body, headers=headers)
-        assert made.status_code == 200, made.text
-    run = workspaces.call(
-        "ann", "POST", "/2.0/mlflow/runs/create", json={"experiment_id": made.json()["experiment_id"]}
-    )
-    uri = run.json()["run"]["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
-    assert uri.startswith("workspaces/team-a/")
-    path = f"/2.0/mlflow-artifacts/artifacts/{uri}/a.txt"
-    assert workspaces.call("ann", "PUT", path, content=b"hers").status_code == 200
-    assert workspaces.call("ann", "GET", path).text == "hers"
-    assert workspaces.call("cid", "GET", path).status_code == 404

@@ -62,4 +62,6 @@ def token(request: pytest.FixtureRequest, fuzzed: Countersign) -> str:
 @schema.parametrize()
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_every_operation_answers_as_it_says(case: schemathesis.Case, fuzzed: Countersign, token: str) -> None:
+    if case.query and "wait" in case.query:
+        case.query["wait"] = 0  # a long poll would be waited out: nothing happens here
     case.call_and_validate(base_url=fuzzed.url, headers={"Authorization": f"Bearer {token}"}, checks=CHECKS, timeout=30)

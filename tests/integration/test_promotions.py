@@ -220,7 +220,8 @@ def test_a_rollback_puts_the_last_holder_back_at_once(
     then = service.call("viewer", "GET", path, params={"at": before.isoformat()}).json()
     assert (then["version"], then["promotion_id"]) == ("2", second)
     history = service.call("viewer", "GET", f"{path}/history").json()["items"]
-    assert [item["id"] for item in history] == [rollback.json()["id"], second, first]
+    assert [item["promotion_id"] for item in history] == [rollback.json()["id"], second, first]
+    assert [item["version"] for item in history] == ["1", "2", "1"]
 
 
 def test_a_rollback_without_an_earlier_holder_is_refused(service: Countersign, model: str) -> None:

@@ -64,9 +64,11 @@ def submit(browser: httpx.Client, answer: httpx.Response, **fields: str) -> http
     return browser.post(address, data=hidden | fields, headers={"Origin": origin, "Referer": str(answer.url)})
 
 
-def sign_in_at_second(places: Places, browser: httpx.Client, person: str, return_to: str = "/") -> httpx.Response:
+def sign_in_at_second(
+    places: Places, browser: httpx.Client, person: str, return_to: str = "/", **asked: str
+) -> httpx.Response:
     """Say a name there, and agree."""
-    answer = browser.get(f"{places.url}/auth/sign-in/second", params={"next": return_to})
+    answer = browser.get(f"{places.url}/auth/sign-in/second", params={"next": return_to, **asked})
     answer = follow(browser, answer, places.url)
     answer = follow(browser, submit(browser, answer, login=person, password="any"), places.url)
     while not answer.is_redirect:
@@ -132,6 +134,27 @@ def test_one_name_at_two_providers_is_two_people(places: Places, browser: httpx.
     answer = sign_in_at_canaille(places, browser, "second-approver")
     assert answer.status_code == 303, answer.text
     assert second != who(places, browser)["id"]
+
+
+@pytest.mark.parametrize(("provider", "person"), [("default", "serving"), ("second", "grace")])
+def test_who_must_prove_it_anew_is_asked_anew(
+    places: Places, browser: httpx.Client, provider: str, person: str
+) -> None:
+    sign_in = sign_in_at_canaille if provider == "default" else sign_in_at_second
+    sign_in(places, browser, person)
+    silently = follow(browser, browser.get(f"{places.url}/auth/sign-in/{provider}"), places.url)
+    assert silently.is_redirect
+    anew = follow(browser, browser.get(f"{places.url}/auth/sign-in/{provider}?max_age=300"), places.url)
+    assert (anew.status_code, "<form" in anew.text) == (200, True)
+
+
+def test_a_provider_that_says_when_only_if_it_is_asked_is_believed_then_alone(
+    places: Places, browser: httpx.Client
+) -> None:
+    sign_in_at_second(places, browser, "grace")
+    assert who(places, browser)["authenticated_at"] is None
+    sign_in_at_second(places, browser, "grace", max_age="300")
+    assert who(places, browser)["authenticated_at"] is not None
 
 
 @pytest.mark.parametrize("provider", ["canaille", "second"])

@@ -1,7 +1,7 @@
-"""The checks' language: the part of CEL that docs/guides/checks.md names (ADR 0021), over the facts of the domain.
+"""The checks' language: CEL over the facts of the domain, evaluated by a library (ADR 0021).
 
-``parsing`` reads a text into a tree, ``compiling`` gives every part a type and refuses what has none, ``operations``
-holds the operators and functions, ``evaluating`` answers.
+``parsing`` and ``checking`` read an expression before there are facts, ``costing`` tells what it would take,
+``admitting`` hands over the facts that it reads, ``library`` evaluates, and ``evaluating`` answers.
 """
 
 from app.adapters.expressions.evaluating import CelExpressions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, Row, insert, select, text
+from sqlalchemy import ColumnElement, Row, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.tables import posted_checks
@@ -86,12 +86,7 @@ class PostedChecks:
             wanted.append(posted_checks.c.name.in_(list(names)))
         query = select(posted_checks).where(*wanted)
         if newest_only:
-            newest = (
-                select(posted_checks.c.sequence)
-                .distinct(posted_checks.c.name)
-                .where(*wanted)
-                .order_by(posted_checks.c.name, posted_checks.c.sequence.desc())
-            )
+            newest = select(func.max(posted_checks.c.sequence)).where(*wanted).group_by(posted_checks.c.name)
             query = select(posted_checks).where(posted_checks.c.sequence.in_(newest))
         if before is not None:
             query = query.where(posted_checks.c.sequence < before)

@@ -8,26 +8,17 @@ transaction (PostgreSQL lets go of it when the commit can be seen): the order of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.ordered import Ordered, columns_of
 from app.adapters.postgres.tables import events
-from app.domain.events import Event, EventType
+from app.domain.events import Event, EventType, StoredEvent
 from app.domain.promotions import AliasKey
 
 _ORDER_LOCK = 0x4576656E7473  # "Events" in ASCII: the advisory lock of the end of the list
 _IN_ORDER = Ordered(events.c.sequence, newest_first=False)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
-    """An event and its place in the order."""
-
-    sequence: int
-    event: Event
 
 
 class Events:

@@ -3,52 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Row, insert, select
+from sqlalchemy import ColumnElement, Row, ScalarSelect, insert, select
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.tables import alias_history
 from app.domain.drifts import Sight
+from app.domain.history import Held
 from app.domain.promotions import AliasKey
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """From ``since`` on, ``version`` held the alias (none: nobody did).
-
-    ``cause`` is *promotion*, *direct* (an alias that no policy protected), *companion* (it moved with another alias),
-    *drift* (moved past the gateway), *restored* (Countersign took it away from who should not hold it) or
-    *unattributed* (it was so when Countersign first looked). ``until`` is when the next row begins, where that is read.
-    """
-
-    key: AliasKey
-    version: str | None
-    since: datetime
-    cause: str
-    model_created_at: int
-    promotion_id: str | None = None
-    principal_id: str | None = None
-    principal_name: str | None = None
-    sequence: int = 0
-    until: datetime | None = None
-
-    @property
-    def sight(self) -> Sight:
-        return Sight(self.version, self.model_created_at)
-
-    def by(self, principal_id: str, principal_name: str) -> Held:
-        """The same, with who had it moved."""
-        return replace(self, principal_id=principal_id, principal_name=principal_name)
-
-    def tells_more_than(self, last: Held) -> bool:
-        """Whether it is worth a row behind ``last``: another holder, or somebody answers for it who did not before."""
-        return (
-            not self.sight.is_as(last.sight)
-            or (self.promotion_id is not None and self.promotion_id != last.promotion_id)
-            or (self.principal_id is not None and last.principal_id is None)
-        )
 
 
 class AliasHistory:
@@ -108,7 +72,7 @@ class AliasHistory:
             .limit(limit)
         )
         if until is not None:
-            query = query.where(alias_history.c.since <= until)
+            query = query.where(alias_history.c.sequence <= _last_until(key, until))
         if before is not None:
             query = query.where(alias_history.c.sequence < before)
         return [_held(row) for row in await self._connection.execute(query)]
@@ -124,7 +88,7 @@ class AliasHistory:
         by = (alias_history.c.model, alias_history.c.alias, alias_history.c.workspace)  # as the index is
         query = (
             select(*by, alias_history.c.version, alias_history.c.model_created_at)
-            .distinct(*by)
+            .ext(distinct_on(*by))
             .order_by(*by, alias_history.c.sequence.desc())
         )
         return {
@@ -136,7 +100,7 @@ class AliasHistory:
         """The aliases of one model that somebody holds, as far as we know."""
         query = (
             select(alias_history)
-            .distinct(alias_history.c.alias)
+            .ext(distinct_on(alias_history.c.alias))
             .where(alias_history.c.workspace == workspace, alias_history.c.model == model)
             .order_by(alias_history.c.alias, alias_history.c.sequence.desc())
         )
@@ -165,6 +129,15 @@ def _of(key: AliasKey) -> tuple[ColumnElement[bool], ...]:
         alias_history.c.model == key.model,
         alias_history.c.alias == key.alias,
     )
+
+
+def _last_until(key: AliasKey, until: datetime) -> ScalarSelect[int]:
+    """The last row up to a time: as no row is older than those before it, all before it are too.
+
+    It is found in the index alone, however long ago that was.
+    """
+    of = select(alias_history.c.sequence).where(*_of(key), alias_history.c.since <= until)
+    return of.order_by(alias_history.c.sequence.desc()).limit(1).scalar_subquery()
 
 
 def _held(row: Row[tuple[object, ...]]) -> Held:

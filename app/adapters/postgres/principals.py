@@ -31,17 +31,33 @@ class Principals:
 
     async def vouch(self, identity: Identity, *, at: datetime) -> None:
         """Keep what a provider says of somebody now. Whether they are disabled is not for it to say."""
-        values = {
-            "issuer": identity.issuer,
-            "subject": identity.subject,
-            "name": identity.name,
-            "kind": identity.kind.value,
-            "groups": sorted(identity.groups),
-            "claims": claims_document(identity),
-            "vouched_at": at,
-        }
+        values = _said(identity, at)
         statement = insert(principals).values(id=identity.id, first_seen_at=at, **values)
         await self._connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=values))
+
+    async def learn(self, identity: Identity, *, said_at: datetime) -> None:
+        """Keep what a token of a provider says of somebody, unless we were told something newer meanwhile.
+
+        A token is believed until its end, and its groups with it; what is kept must not go back to an older one's.
+        """
+        values = _said(identity, said_at)
+        statement = insert(principals).values(id=identity.id, first_seen_at=said_at, **values)
+        await self._connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["id"], set_=values, where=principals.c.vouched_at < said_at
+            )
+        )
+
+    async def is_outdated(self, identity: Identity, *, said_at: datetime) -> bool:
+        """Whether we know this principal, and a token that was issued at a time says something newer and other."""
+        found = await self._connection.scalar(
+            select(principals.c.id).where(
+                principals.c.id == identity.id,
+                principals.c.vouched_at < said_at,
+                principals.c.groups != sorted(identity.groups),
+            )
+        )
+        return found is not None
 
     async def get(self, principal_id: str) -> KnownPrincipal | None:
         row = (await self._connection.execute(select(principals).where(principals.c.id == principal_id))).first()
@@ -71,6 +87,18 @@ class Principals:
             update(principals).where(principals.c.id == principal_id).values(disabled_at=at, disabled_by=by)
         )
         return changed.rowcount == 1
+
+
+def _said(identity: Identity, at: datetime) -> dict[str, object]:
+    return {
+        "issuer": identity.issuer,
+        "subject": identity.subject,
+        "name": identity.name,
+        "kind": identity.kind.value,
+        "groups": sorted(identity.groups),
+        "claims": claims_document(identity),
+        "vouched_at": at,
+    }
 
 
 def claims_document(identity: Identity) -> dict[str, object]:

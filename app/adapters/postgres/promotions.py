@@ -139,6 +139,19 @@ class Promotions:
         """Write down when it is looked at next. That is no change that anybody follows, so its revision stays."""
         await self._connection.execute(update(promotions).where(promotions.c.id == promotion_id).values(due_at=at))
 
+    async def keep_replaced(self, promotion_id: str, values: Sequence[str | None]) -> None:
+        """Write down, once, what the things that move with the alias are before they do."""
+        await self._connection.execute(
+            update(promotions)
+            .where(promotions.c.id == promotion_id, promotions.c.replaced.is_(None))
+            .values(replaced=list(values))
+        )
+
+    async def replaced(self, promotion_id: str) -> Sequence[str | None] | None:
+        """What ``keep_replaced`` wrote down; none if it never did, and so nothing was moved."""
+        found = await self._connection.scalar(select(promotions.c.replaced).where(promotions.c.id == promotion_id))
+        return None if found is None else [*found]
+
     async def due(self, now: datetime, *, limit: int = 500) -> list[str]:
         """The ids of those that wait and are to be looked at by now, those first that have waited longest."""
         query = (
@@ -170,10 +183,11 @@ class Promotions:
         conditions = _conditions(wanted)
         if before:
             conditions.append(tuple_(promotions.c.created_at, promotions.c.id) < tuple_(*before))
+        states = _states(wanted)
         if wanted.among is not None:
-            page = _BY_TIME.page_among(_keys(wanted.among, wanted.states), conditions, limit)
-        elif wanted.states is not None:
-            page = _BY_TIME.page_of_each({"state": [state.value for state in wanted.states]}, conditions, limit)
+            page = _BY_TIME.page_among(_keys(wanted.among, states), conditions, limit)
+        elif states is not None:
+            page = _BY_TIME.page_of_each({"state": [state.value for state in states]}, conditions, limit)
         else:
             page = _BY_TIME.page(conditions, limit)
         return await self._read(_BY_TIME.sort(_WITH_POLICY.where(promotions.c.id.in_(page))))
@@ -214,7 +228,7 @@ class Promotions:
         rows = await self._connection.execute(
             select(promotions.c.state, func.count()).where(is_in(waiting)).group_by(promotions.c.state)
         )
-        found = {State(state): count for state, count in rows.tuples()}
+        found = {State(state): count for state, count in rows}
         return {state: found.get(state, 0) for state in waiting}
 
     async def add(self, promotion: Promotion, *, artifact_root: str) -> None:
@@ -326,8 +340,15 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
             decisions.c.round == promotions.c.round,
             or_(decisions.c.principal_id == wanted.awaiting, decisions.c.on_behalf_of == wanted.awaiting),
         )
-        conditions += [is_in([State.PENDING]), promotions.c.requested_by != wanted.awaiting, ~decided_by.exists()]
+        conditions += [promotions.c.requested_by != wanted.awaiting, ~decided_by.exists()]
     return conditions
+
+
+def _states(wanted: Filter) -> Sequence[State] | None:
+    """The states that a filter asks for: what waits for a decision is pending."""
+    if wanted.awaiting is None:
+        return wanted.states
+    return [state for state in (wanted.states or [State.PENDING]) if state is State.PENDING]
 
 
 def _keys(among: Sequence[AliasKey], states: Sequence[State] | None) -> Keys:

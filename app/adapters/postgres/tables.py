@@ -70,6 +70,7 @@ promotions = Table(
     Column("void_reason", Text),
     _moment("due_at", nullable=True),
     Column("reminded", Integer, nullable=False),
+    Column("replaced", JSONB),
 )
 
 decisions = Table(

@@ -51,6 +51,8 @@ CHANGES_CHANNEL = "countersign_changes"
 IDENTITY_CHANGED = "identity"
 """The topic that is announced when what was remembered of callers must be forgotten."""
 
+_NOTIFY = text("SELECT pg_notify(:channel, topic) FROM unnest(CAST(:topics AS text[])) AS topic")
+
 
 class UnitOfWork:
     """See the module. Not to be shared between tasks."""
@@ -159,10 +161,8 @@ class UnitOfWork:
         if self._forgets:
             # The row is locked until the commit: what is read as the newest value was committed before.
             await self._connection.execute(text("UPDATE identity_epoch SET value = value + 1"))
-        for topic in sorted(self._topics):
-            await self._connection.execute(
-                text("SELECT pg_notify(:channel, :topic)"), {"channel": CHANGES_CHANNEL, "topic": topic}
-            )
+        if self._topics:
+            await self._connection.execute(_NOTIFY, {"channel": CHANGES_CHANNEL, "topics": sorted(self._topics)})
         await self.events.append(self._events)
         await self.audit.append(self._entries)
         await self._connection.commit()

@@ -160,9 +160,23 @@ class Policy:
         self, model: str, alias: str, *, workspace: str = DEFAULT_WORKSPACE, tags: dict[str, str] | None = None
     ) -> bool:
         """Whether the alias is this policy's business. Tags that are not known (none) could be any."""
+        return fnmatchcase(fold(alias), fold(self.alias)) and self.is_for(model, workspace, tags)
+
+    def moves_along(
+        self, model: str, alias: str, *, workspace: str = DEFAULT_WORKSPACE, tags: dict[str, str] | None = None
+    ) -> bool:
+        """Whether the alias is moved together with one that this policy protects."""
+        previous = self.companions.previous
+        return previous is not None and fold(previous) == fold(alias) and self.is_for(model, workspace, tags)
+
+    def selects_by(self, key: str) -> bool:
+        """Whether a model's tag of this key decides if the policy is for it; look-alikes are one to some databases."""
+        return fold(key) in {fold(each) for each, _ in self.tags}
+
+    def is_for(self, model: str, workspace: str, tags: dict[str, str] | None = None) -> bool:
+        """Whether it is for aliases of this model. Tags that are not known (none) could be any."""
         return (
             fnmatchcase(fold(model), fold(self.models))
-            and fnmatchcase(fold(alias), fold(self.alias))
             and fnmatchcase(fold(workspace), fold(self.workspaces))
             and (tags is None or all(fnmatchcase(tags.get(key, ""), wanted) for key, wanted in self.tags))
         )

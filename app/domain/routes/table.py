@@ -269,7 +269,7 @@ _FAMILIES = (
         PATCH       */2.0/mlflow/registered-models/update
         POST        */2.0/mlflow/model-versions/create  guard=version-create message=CreateModelVersion
         POST        */2.0/mlflow/model-versions/set-tag  guard=version-tag message=SetModelVersionTag
-        POST        */2.0/mlflow/registered-models/create  message=CreateRegisteredModel
+        POST        */2.0/mlflow/registered-models/create  guard=model-create message=CreateRegisteredModel
         POST        */2.0/mlflow/registered-models/set-tag  guard=model-tag message=SetRegisteredModelTag
         """,
     ),

@@ -13,11 +13,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from app.domain.formats import PICKLES
 from app.domain.legible import written_size
 
 MOST_ROWS = 100
 """Of a table or list; the API's answer has them all."""
+NOT_KNOWN = "not known"
 
 
 class Mark(StrEnum):
@@ -27,6 +27,7 @@ class Mark(StrEnum):
     ADDED = "new"
     REMOVED = "gone"
     SAME = "same"
+    NOT_KNOWN = "not known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,6 @@ class Row:
     difference: str = ""
     is_more: bool | None = None
     """Whether a number grew; none if it is none, or the same."""
-    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def comparison(facts: Mapping[str, object]) -> Comparison:
         metrics=_metrics(_map(candidate, "metrics"), _map(holder, "metrics")),
         params=_texts(_map(candidate, "params"), _map(holder, "params"), has_holder=has_holder),
         tags=_texts(_map(candidate, "tags"), _map(holder, "tags"), has_holder=has_holder),
-        model=_model(candidate, holder, has_holder=has_holder),
+        model=_model(candidate, holder),
         signature=_signature(_map(candidate, "signature"), _map(holder, "signature")) if has_holder else Table(),
         files=_lists(difference, _FILES),
         requirements=_lists(difference, _REQUIREMENTS),
@@ -159,16 +159,19 @@ class _Said:
     title: str
     path: tuple[str, ...]
     write: Callable[[Any], str]
+    absent: str = NOT_KNOWN
+    """What it means that there is no such fact."""
 
 
-def _model(candidate: Mapping[str, object], holder: Mapping[str, object], *, has_holder: bool) -> Table:
+def _model(candidate: Mapping[str, object], holder: Mapping[str, object]) -> Table:
     rows = []
     for said in _MODEL:
         values = [_at(side, said.path) for side in (holder, candidate)]
         before, after = (None if value is None else said.write(value) for value in values)
         if before is None and after is None:
             continue
-        mark = _mark(before, after) if has_holder else Mark.SAME
+        is_known = said.absent != NOT_KNOWN or (before is not None and after is not None)
+        mark = _mark(before, after) if is_known else Mark.NOT_KNOWN
         difference, is_more = "", None
         if (
             said.title == "Size"
@@ -178,10 +181,7 @@ def _model(candidate: Mapping[str, object], holder: Mapping[str, object], *, has
         ):
             is_more = values[1] > values[0]
             difference = f"{'+' if is_more else '-'}{written_size(abs(values[1] - values[0]))}"
-        warning = ""
-        if said.path == ("formats",) and isinstance(values[1], list) and not PICKLES.isdisjoint(map(str, values[1])):
-            warning = "Loading a pickle runs whatever code is in it."
-        rows.append(Row(said.title, before or "", after or "", mark, difference, is_more, warning))
+        rows.append(Row(said.title, before or said.absent, after or said.absent, mark, difference, is_more))
     return _cut(rows, same=0)
 
 
@@ -260,8 +260,8 @@ _MODEL = (
     _Said("Python", ("environment", "python"), str),
     _Said("Saved by MLflow", ("environment", "mlflow_version"), str),
     _Said("Datasets", ("datasets",), _datasets),
-    _Said("Data version (DVC)", ("dvc_hash",), str),
-    _Said("Git commit", ("git_commit",), str),
+    _Said("Data version (DVC)", ("dvc_hash",), str, absent="none"),
+    _Said("Git commit", ("git_commit",), str, absent="none"),
 )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from app.domain.access import Permission
-from app.domain.assessing import RuleStatus, is_blocked, waits_for
+from app.domain.assessing import RuleStatus, is_blocked
 from app.domain.errors import CountersignError, Forbidden, InvalidInput, NotAuthenticated, Unavailable
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.problems import problem_of
@@ -59,7 +59,7 @@ async def explain(
         workspace=workspace,
         people={},
         is_blocked=is_blocked(statuses),
-        in_short=waits_for(statuses),
+        unmet=sum(not status.holds for status in statuses),
         promotion=promotion,
         statuses=statuses,
         problem=problem,

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from app.domain.access import Principal
 from app.domain.errors import InvalidInput
 from app.domain.identity import CredentialKind
-from app.routers.console.wording import ACTIONS, GATES, KINDS, PHASES, RULES, STANDINGS, STATES
+from app.routers.console.wording import CAUSES, DEEDS, GATES, HAPPENINGS, KINDS, PHASES, RULES, STANDINGS, STATES
 from app.routers.pages import page
 from app.routers.services import Services
 from app.services.promotions import waits_for_in_short
@@ -26,7 +26,9 @@ _WORDS: Mapping[str, object] = {
     "gates": GATES,
     "rule_titles": RULES,
     "phases": PHASES,
-    "actions": ACTIONS,
+    "deeds": DEEDS,
+    "happenings": HAPPENINGS,
+    "causes": CAUSES,
     "waits_for": waits_for_in_short,
     "longest_reason": LONGEST_REASON,
 }
@@ -56,24 +58,29 @@ def shown(
     )
 
 
-def lead_to(*segments: str) -> RedirectResponse:
+def lead_to(*segments: str, at: str = "") -> RedirectResponse:
     """To a page of the console, after a form: going back or loading it anew sends nothing twice."""
-    path = "/".join(quote(segment, safe="") for segment in segments)
+    path = "/".join(quote(segment, safe="") for segment in segments) + (f"#{at}" if at else "")
     return RedirectResponse(f"/console/{path}", 303, headers={"Cache-Control": "no-store"})
 
 
-def reason_of(form: Mapping[str, str]) -> str:
-    """The reason that somebody wrote. Browsers send line ends as CRLF, and count them as one character.
+def text_of(form: Mapping[str, str], name: str) -> str:
+    """What somebody wrote. Browsers send line ends as CRLF, and count them as one character.
 
     Raises:
         InvalidInput: it is too long, or no text.
     """
-    reason = form.get("reason", "").replace("\r\n", "\n").strip()
-    if len(reason) > LONGEST_REASON:
-        raise InvalidInput("reason", f"expected at most {LONGEST_REASON} characters")
-    if "\0" in reason:
-        raise InvalidInput("reason", "expected a text")
-    return reason
+    text = form.get(name, "").replace("\r\n", "\n").strip()
+    if len(text) > LONGEST_REASON:
+        raise InvalidInput(name, f"expected at most {LONGEST_REASON} characters")
+    if "\0" in text:
+        raise InvalidInput(name, "expected a text")
+    return text
+
+
+def reason_of(form: Mapping[str, str]) -> str:
+    """The reason that somebody wrote. Raises ``InvalidInput``, as ``text_of``."""
+    return text_of(form, "reason")
 
 
 def revision_of(form: Mapping[str, str]) -> int:

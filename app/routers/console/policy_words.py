@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from app.domain.durations import write_duration
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.policies import (
     ApprovalRule,
@@ -17,7 +16,7 @@ from app.domain.policies import (
     Rejection,
     Supersede,
 )
-from app.domain.windows import Effect
+from app.domain.windows import Effect, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +60,13 @@ def _approval(rule: ApprovalRule) -> str:
 
 def _checks(policy: Policy) -> Iterable[str]:
     for check in policy.checks:
-        required = "" if check.is_required else " It is shown, and not required."
+        required = "" if check.is_required else " Shown, and not required."
         yield f"{check.name}: {_CHECKS[check.kind](check)}{required}"
 
 
 def _posted(check: Check) -> str:
     by = f" by {check.by.who}" if check.by else ""
-    age = f", not older than {write_duration(check.valid_for_s)}" if check.valid_for_s is not None else ""
+    age = f", not older than {_span(check.valid_for_s)}" if check.valid_for_s is not None else ""
     return f"CI posts that it passed{by}{age}."
 
 
@@ -75,28 +74,25 @@ def _order(policy: Policy) -> Iterable[str]:
     if policy.after:
         yield f"The version must have held {' and '.join(policy.after)} before."
     if policy.soak:
-        yield f"It must have held {policy.soak.alias} for {write_duration(policy.soak.for_s)}, and hold it still."
+        yield f"It must have held {policy.soak.alias} for {_span(policy.soak.for_s)}, and hold it still."
 
 
 def _windows(policy: Policy) -> Iterable[str]:
     for window in policy.windows:
         verb = "closed" if window.effect is Effect.DENY else "open"
-        yield (
-            f"{window.name}: {verb} for {write_duration(window.duration_s)} from {window.starts:%Y-%m-%d %H:%M} on "
-            f"({window.timezone}), again by {window.rule}."
-        )
+        yield f"{window.name}: {verb} for {_span(window.duration_s)}, {_recurring(window)} ({window.timezone})."
 
 
 def _time(policy: Policy) -> Iterable[str]:
-    yield f"It expires {write_duration(policy.expiry.after_s)} after it was asked for."
+    yield f"It expires {_span(policy.expiry.after_s)} after it was asked for."
     if policy.expiry.reminders_s:
-        times = " and ".join(write_duration(seconds) for seconds in policy.expiry.reminders_s)
+        times = " and ".join(_span(seconds) for seconds in policy.expiry.reminders_s)
         yield f"Approvers are reminded {times} before."
 
 
 def _reasons(policy: Policy) -> Iterable[str]:
     if policy.reasons:
-        yield f"A reason must be given to {', '.join(each.value for each in ReasonFor if each in policy.reasons)}."
+        yield f"A reason must be given to {', '.join(verb for what, verb in _VERBS.items() if what in policy.reasons)}."
 
 
 def _others(policy: Policy) -> Iterable[str]:
@@ -115,7 +111,7 @@ def _fast(policy: Policy) -> Iterable[str]:
     acr = f" with {' or '.join(sorted(glass.acr))}" if glass.acr else ""
     review = "; ".join(_approval(rule).rstrip(".") for rule in glass.review) or "one of the approvers"
     yield (
-        f"In an emergency, who has the permission and signed in{acr} less than {write_duration(glass.fresh_within_s)} "
+        f"In an emergency, who has the permission and signed in{acr} less than {_span(glass.fresh_within_s)} "
         f"ago may move it at once. Afterwards it is reviewed by {review}."
     )
 
@@ -156,10 +152,40 @@ _DRIFT: Mapping[OnDrift, str] = {
     OnDrift.REPORT: "If somebody moves the alias past Countersign, that is reported.",
     OnDrift.RESTORE: "If somebody moves the alias past Countersign, that is reported and undone.",
 }
+_VERBS: Mapping[ReasonFor, str] = {
+    ReasonFor.REQUEST: "ask for it",
+    ReasonFor.APPROVE: "approve",
+    ReasonFor.REJECT: "reject",
+    ReasonFor.WITHDRAW: "take it back",
+    ReasonFor.ROLLBACK: "roll back",
+}
+_DAYS = {"MO": "Mon", "TU": "Tue", "WE": "Wed", "TH": "Thu", "FR": "Fri", "SA": "Sat", "SU": "Sun"}
+_UNITS = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
+
+
+def _span(seconds: int) -> str:
+    """``1 day 12 hours``."""
+    parts = []
+    for unit, length in _UNITS:
+        amount, seconds = divmod(seconds, length)
+        if amount:
+            parts.append(f"{amount} {unit}{'s' * (amount > 1)}")
+    return " ".join(parts) or "0 seconds"
+
+
+def _recurring(window: Window) -> str:
+    """When it begins. The usual rules in words, the others as they are written (RFC 5545 section 3.3.10)."""
+    at, first = f"{window.starts:%H:%M}", f"{window.starts:%Y-%m-%d}"
+    frequency, _, days = window.rule.partition(";BYDAY=")
+    if window.rule == "FREQ=DAILY":
+        return f"every day at {at}, from {first} on"
+    if frequency == "FREQ=WEEKLY" and days and set(days.split(",")) <= _DAYS.keys():
+        return f"every {', '.join(_DAYS[day] for day in days.split(','))} at {at}, from {first} on"
+    return f"from {first} {at} on, repeated by {window.rule}"
+
+
 _CHECKS: Mapping[CheckKind, Callable[[Check], str]] = {
-    CheckKind.EXPRESSION: lambda check: (
-        f"{check.message.rstrip('.') + ': ' if check.message else ''}{check.expression}"
-    ),
+    CheckKind.EXPRESSION: lambda check: f"{check.message} ({check.expression})." if check.message else check.expression,
     CheckKind.POSTED: _posted,
     CheckKind.SIGNATURE: lambda check: f"signed by {check.signed_by.who}." if check.signed_by else "signed.",
 }

@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import RedirectResponse
 
 from app.domain.access import Permission, Principal, holds_somewhere, may
-from app.domain.errors import Conflict, InvalidInput
+from app.domain.assessing import is_blocked
+from app.domain.errors import Conflict, InvalidInput, NotFound
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.policies import ReasonFor
-from app.domain.promotions import UNSETTLED, Filter, Outcome, Promotion, State
+from app.domain.promotions import UNSETTLED, Filter, Kind, Outcome, Promotion, State
 from app.domain.verdicts import Verdict
 from app.routers.access import CurrentPrincipal, needs
 from app.routers.console.comparing import comparison
-from app.routers.console.frame import lead_to, reason_of, revision_of, shown
+from app.routers.console.frame import lead_to, reason_of, revision_of, shown, text_of
 from app.routers.console.wording import steps
 from app.routers.page_route import PageForm, PageRoute
 from app.routers.schemas.shared import read_cursor, write_cursor
 from app.routers.services import Services, ServicesOf
+from app.services.identifiers import new_id
 from app.services.promotions import facts_seen, may_withdraw
+from app.services.reviews import Review
 
 router = APIRouter(prefix="/console", route_class=PageRoute)
 
@@ -31,6 +35,7 @@ MOST_WAITING, MOST_LOOKED_AT = 20, 200
 """On the first page: those that wait for the reader, and how many are asked about to find them."""
 MOST_OWN = 10
 MOST_ENTRIES = 200
+MOST_COMMENTS = 200
 IN_FLIGHT = "open"
 """Of the filter, beside the states: everything that is not settled."""
 _OUTCOMES = {"approve": Outcome.APPROVE, "reject": Outcome.REJECT}
@@ -78,8 +83,8 @@ async def console(
         services,
         title="Promotions",
         here="promotions",
-        asked=asked,
-        decides=holds_somewhere(principal, Permission.PROMOTIONS_DECIDE),
+        asked=asked | {"state": IN_FLIGHT},
+        decides=await _decides(principal, services),
         waiting=await _waiting(principal, services),
         own=await _page(principal, services, own, limit=MOST_OWN),
         found=await _page(principal, services, is_open),
@@ -113,6 +118,7 @@ async def decide(promotion_id: str, form: PageForm, principal: CurrentPrincipal,
             promotion_id,
             outcome,
             reason=reason_of(form),
+            on_behalf_of=form.get("on_behalf_of", "").strip() or None,
             seen_revision=revision_of(form),
             seen_facts=form.get("facts", ""),
         )
@@ -136,6 +142,34 @@ async def withdraw(promotion_id: str, form: PageForm, principal: CurrentPrincipa
     except Conflict as error:
         return _changed(promotion_id, error, form, principal, services)
     return lead_to("promotions", promotion_id)
+
+
+@router.post("/promotions/{promotion_id}/comment")
+@needs(Permission.PROMOTIONS_READ, somewhere=True)
+async def comment(promotion_id: str, form: PageForm, principal: CurrentPrincipal, services: ServicesOf) -> Response:
+    """Say something beside a decision."""
+    try:
+        # The page made the key: pressing the button twice says it once.
+        key = form.get("key") or None
+        await services.comments.add(principal, promotion_id, text_of(form, "text"), idempotency_key=key)
+    except InvalidInput as error:
+        return await _shown(promotion_id, principal, services, problem=error, typed=form)
+    return lead_to("promotions", promotion_id, at="comments")
+
+
+@router.post("/promotions/{promotion_id}/review")
+@needs(Permission.PROMOTIONS_READ, somewhere=True)
+async def close_review(
+    promotion_id: str, form: PageForm, principal: CurrentPrincipal, services: ServicesOf
+) -> Response:
+    """Say what one found, looking at an emergency afterwards."""
+    try:
+        await services.reviews.close(principal, promotion_id, comment=text_of(form, "text"))
+    except InvalidInput as error:
+        return await _shown(promotion_id, principal, services, problem=error, typed=form)
+    except Conflict as error:
+        return _changed(promotion_id, error, form, principal, services)
+    return lead_to("promotions", promotion_id, at="review")
 
 
 async def _shown(
@@ -168,23 +202,29 @@ async def _shown(
         compared=comparison(taken.facts) if taken else None,
         people=_people(promotion),
         part=_part(principal, promotion, by_outcome),
+        review=await _review(principal, services, promotion),
+        comments=await services.comments.page(principal, promotion_id, after=None, limit=MOST_COMMENTS),
+        may_comment=await services.comments.may_add(principal, promotion_id),
+        comment_key=new_id("key"),
         deployments=await services.deployments.of_promotion(principal, promotion_id),
         entries=await _entries(principal, services, promotion_id),
         in_mlflow=promotion.workspace == DEFAULT_WORKSPACE,
+        workspace_query="" if promotion.workspace == DEFAULT_WORKSPACE else f"?workspace={quote(promotion.workspace)}",
+        is_blocked=is_blocked(statuses),
         problem="; ".join(said for _, said in problem.problems) if problem else "",
-        typed=(typed or {}).get("reason", ""),
+        typed=typed or {},
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What the reader may do, and why not. ``*_needs_reason``: the policy asks for one."""
+    """What the reader has said and may do, and why not. ``*_needs_reason``: the policy asks for one."""
 
+    said: str
     may_approve: bool
     may_reject: bool
     may_withdraw: bool
     why_not: str
-    is_asked: bool
     approval_needs_reason: bool
     rejection_needs_reason: bool
     withdrawal_needs_reason: bool
@@ -193,16 +233,28 @@ class _Part:
 def _part(principal: Principal, promotion: Promotion, by_outcome: Mapping[Outcome, Verdict]) -> _Part:
     approve, reject = by_outcome[Outcome.APPROVE], by_outcome[Outcome.REJECT]
     reasons = promotion.policy.reasons
+    own = next((each for each in promotion.standing_decisions if each.principal_id == principal.id), None)
     return _Part(
+        said="" if own is None else f"You {'approved' if own.outcome is Outcome.APPROVE else 'rejected'} it.",
         may_approve=bool(approve),
         may_reject=bool(reject),
         may_withdraw=may_withdraw(principal, promotion),
         why_not=getattr(approve, "reason", ""),
-        is_asked=promotion.state is State.PENDING,
         approval_needs_reason=ReasonFor.APPROVE in reasons,
         rejection_needs_reason=ReasonFor.REJECT in reasons,
         withdrawal_needs_reason=ReasonFor.WITHDRAW in reasons,
     )
+
+
+async def _review(principal: Principal, services: Services, promotion: Promotion) -> tuple[Review, Verdict] | None:
+    """The review of an emergency, and whether the reader may close it."""
+    if promotion.kind is not Kind.BREAK_GLASS:
+        return None
+    try:
+        review = await services.reviews.get(principal, promotion.id)
+    except NotFound:  # it has not moved the alias yet
+        return None
+    return review, await services.reviews.may_close(principal, promotion.id)
 
 
 def _people(promotion: Promotion) -> Mapping[str, str]:
@@ -236,7 +288,7 @@ def _changed(
         here="promotions",
         promotion_id=promotion_id,
         detail=error.message,
-        typed=form.get("reason", ""),
+        typed=form.get("reason", "") or form.get("text", ""),
     )
 
 
@@ -248,9 +300,16 @@ async def _page(
     return _Listed(found, write_cursor(last.created_at, last.id) if last else None)
 
 
+async def _decides(principal: Principal, services: Services) -> bool:
+    """Whether there is anything that the reader may decide on, for themselves or for somebody who is away."""
+    if holds_somewhere(principal, Permission.PROMOTIONS_DECIDE):
+        return True
+    return any(each.to_id == principal.id for each in await services.delegations.page(principal, active=True))
+
+
 async def _waiting(principal: Principal, services: Services) -> _Listed:
     """Those on which the reader's word would count now, newest first."""
-    if not holds_somewhere(principal, Permission.PROMOTIONS_DECIDE):
+    if not await _decides(principal, services):
         return _Listed(())
     wanted = Filter(awaiting=principal.id)
     found: list[Promotion] = []

@@ -39,12 +39,12 @@ STATES: Mapping[State, Told] = {
         Tone.MOVES,
     ),
     State.APPLYING: Told("Moving the alias", "The alias is being moved at this moment.", Tone.MOVES),
-    State.APPLIED: Told("Applied", "The alias points to this version now.", Tone.GOOD),
+    State.APPLIED: Told("Applied", "The alias was moved to this version.", Tone.GOOD),
     State.ROLLING_OUT: Told(
-        "Being deployed", "The alias points to this version; the places where it runs are being updated.", Tone.MOVES
+        "Being deployed", "The alias was moved to this version; the places where it runs are being updated.", Tone.MOVES
     ),
     State.LIVE: Told(
-        "Live", "The alias points to this version, and every place where it runs says that it is ready.", Tone.GOOD
+        "Live", "The alias was moved to this version, and every place where it runs said that it is ready.", Tone.GOOD
     ),
     State.REJECTED: Told("Rejected", "An approver said no. Nothing has moved.", Tone.BAD),
     State.WITHDRAWN: Told("Withdrawn", "Whoever asked for it took it back. Nothing has moved.", Tone.OVER),
@@ -99,29 +99,45 @@ PHASES: Mapping[Phase, Told] = {
     Phase.SUPERSEDED: Told("Replaced", "", Tone.OVER),
 }
 
-ACTIONS: Mapping[str, str] = {
+DEEDS: Mapping[str, str] = {
     EventType.REQUESTED: "asked for it",
-    EventType.READY_FOR_DECISION: "the artifacts are read: it can be decided on",
-    EventType.REMINDER: "the approvers were reminded",
-    EventType.APPROVALS_VOID: "the approvals became void",
-    EventType.APPROVED: "with that it was approved",
-    EventType.APPLYING: "the alias is being moved",
-    EventType.APPLIED: "the alias was moved",
-    EventType.ROLLING_OUT: "the targets were called",
-    EventType.LIVE: "every target is ready",
-    EventType.REJECTED: "with that it was rejected",
     EventType.WITHDRAWN: "took it back",
-    EventType.EXPIRED: "it expired",
-    EventType.SUPERSEDED: "a newer one took its place",
-    EventType.STALE: "it is out of date",
-    EventType.FAILED: "it failed",
-    EventType.ROLLED_BACK: "it was rolled back",
     EventType.COMMENTED: "wrote a comment",
+    EventType.GLASS_BROKEN: "broke the glass",
+    EventType.REVIEW_CLOSED: "reviewed it",
     "decision.approved": "approved it",
     "decision.rejected": "rejected it",
-    "promotion.waits_again": "it waits again",
 }
-"""Of the log; what is not here is shown as it is written there."""
+"""Entries of the log that say what somebody did."""
+
+HAPPENINGS: Mapping[str, str] = {
+    EventType.READY_FOR_DECISION: "The artifacts are read: it can be decided on",
+    EventType.REMINDER: "The approvers were reminded",
+    EventType.APPROVALS_VOID: "The approvals became void",
+    EventType.APPROVED: "It is approved",
+    EventType.APPLYING: "The alias is being moved",
+    EventType.APPLIED: "The alias was moved",
+    EventType.ROLLING_OUT: "The targets were called",
+    EventType.LIVE: "Every target is ready",
+    EventType.REJECTED: "It is rejected",
+    EventType.EXPIRED: "It expired",
+    EventType.SUPERSEDED: "A newer one took its place",
+    EventType.STALE: "It is out of date",
+    EventType.FAILED: "It failed",
+    EventType.ROLLED_BACK: "It was rolled back",
+    "promotion.waits_again": "It waits again",
+}
+"""Entries that say what happened because of that."""
+
+CAUSES: Mapping[str | None, str] = {
+    "promotion": "by a promotion",
+    "direct": "set through MLflow while no policy protected it",
+    "companion": "it moved together with another alias",
+    "drift": "moved past Countersign",
+    "restored": "put back by Countersign",
+    "unattributed": "it was so when Countersign first looked",
+}
+"""Why somebody holds an alias (``app/domain/history.py``)."""
 
 
 class Mark(StrEnum):
@@ -139,6 +155,8 @@ class Step:
 
     title: str
     mark: Mark
+    tone: Tone | None = None
+    """Of a way that was cut off."""
 
 
 def steps(promotion: Promotion) -> tuple[Step, ...]:
@@ -154,7 +172,7 @@ def steps(promotion: Promotion) -> tuple[Step, ...]:
         ]
         return tuple(Step(title, mark) for title, mark in zip(way, marks, strict=True))
     done = way[:3] if promotion.alias_moved else way[:2] if state is State.FAILED else way[:1]
-    return (*(Step(title, Mark.DONE) for title in done), Step(STATES[state].title, Mark.STOPPED))
+    return (*(Step(title, Mark.DONE) for title in done), Step(STATES[state].title, Mark.STOPPED, STATES[state].tone))
 
 
 _REACHED: Mapping[State, int] = {

@@ -18,7 +18,11 @@ class DeploymentAnswer(Answer):
 
     id: str
     target: str
+    workspace: str
     model: str
+    resource: str = Field(
+        description="What the target calls it: the model, or `<workspace>/<model>` unless the workspace is the default."
+    )
     version: str
     generation: int = Field(description="Counts up by one whenever what is desired changes.")
     observed_generation: int

@@ -63,7 +63,6 @@ class BreakGlass(Request):
     )
     reason: str = Field(min_length=1, max_length=2000, description="Why it cannot wait; whoever reviews it reads this.")
     ticket: str = Field(default="", max_length=200, description="Of the incident.", examples=["INC-42"])
-    workspace: str = Field(default=DEFAULT_WORKSPACE, description="MLflow's.", max_length=256)
 
 
 class PersonAnswer(Answer):
@@ -149,6 +148,7 @@ class PromotionAnswer(Answer):
     round: int = Field(description="Counts up whenever approvals become void.")
     void_reason: str | None = Field(description="Why earlier approvals are void.")
     link: str
+    console: str = Field(description="Where people see it, and decide.")
 
 
 class PromotionDetail(PromotionAnswer):
@@ -230,6 +230,7 @@ def promotion_answer(promotion: Promotion, *, public_url: str) -> PromotionAnswe
         round=promotion.round,
         void_reason=promotion.void_reason,
         link=f"{public_url}/control/v1/promotions/{promotion.id}",
+        console=f"{public_url}/console/promotions/{promotion.id}",
     )
 
 

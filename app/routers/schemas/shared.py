@@ -38,6 +38,7 @@ class Page(Answer, Generic[Item]):
 
 Limit = Annotated[int, Query(ge=1, le=200, description="How many items at most.")]
 Cursor = Annotated[str | None, Query(max_length=4000, description="`next_cursor` of the page before.")]
+Workspace = Annotated[str, Query(max_length=63, description="MLflow's.")]
 IdempotencyKey = Annotated[
     str | None,
     Header(min_length=1, max_length=255, description="Sent again with the same request, nothing is done twice."),

@@ -26,7 +26,7 @@ def login(gateway: str, *, scopes: Iterable[str] = DEFAULT_SCOPES) -> None:
     """
     import os
 
-    from countersign_client.login import DeviceCode, by_device
+    from countersign_client.signing_in import DeviceCode, by_device
 
     def show(code: DeviceCode) -> None:
         print(f"Open {code.address} in a browser, and allow the code {code.user_code}", flush=True)  # noqa: T201 - to a person

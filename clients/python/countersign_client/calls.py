@@ -56,7 +56,8 @@ def ask(
         token = token_for(gateway, store=store, refused=token)
         reply = send(method, url, token=token, document=document, query=query, headers=headers)
     if reply.status == _UNAUTHORIZED:
-        raise NotSignedIn(gateway, f"{gateway} does not accept your login.")
+        # It may also want to see you sign in anew before something that matters (RFC 9470).
+        raise NotSignedIn(gateway, plain(reply.document.get("detail")) or f"{gateway} does not accept your login.")
     if reply.status >= _REFUSED:
         said = plain(reply.document.get("detail")) or plain(reply.document.get("title"))
         raise Refused(said or f"{gateway} refused it ({reply.status}).", status=reply.status)

@@ -28,7 +28,7 @@ PIPELINE_SCOPES = ("promote",)
 """What a pipeline's token may do: ask, follow, post checks. Never approve; the gateway would not give it."""
 AUDIENCE = "countersign"
 """``COUNTERSIGN_AUDIENCE``, of the identity tokens that we ask GitHub for."""
-_GITHUB_URL, _GITHUB_TOKEN = "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"  # noqa: S105 - names
+_GITHUB_URL, _GITHUB_TOKEN = "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"
 _RENEWED_AHEAD_S = 120
 _LASTS_S = 60
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TypeVar
 from urllib.parse import quote
 
 from countersign_client.calls import ask
@@ -38,6 +39,7 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
+Answer = TypeVar("Answer")
 Detail = Mapping[str, object]
 """A promotion as ``GET /promotions/{id}`` answers."""
 
@@ -178,7 +180,7 @@ def follow(gateway: str, promotion_id: str, *, timeout_s: float, say: Callable[[
         etag = reply.etag
 
 
-def retried[Answer](call: Callable[[], Answer], *, deadline: float, say: Callable[[str], None]) -> Answer:
+def retried(call: Callable[[], Answer], *, deadline: float, say: Callable[[str], None]) -> Answer:
     """The answer, as soon as the gateway gives one. What is called must be harmless when it is done twice.
 
     Raises:

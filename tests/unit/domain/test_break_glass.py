@@ -56,7 +56,9 @@ def test_a_weaker_sign_in_than_the_policy_asks_for_is_refused(acr: str | None) -
 
 
 def test_neither_services_nor_what_the_policy_forbids() -> None:
-    robot = replace(principal("robot", Role.RESPONDER, kind=PrincipalKind.SERVICE), credential=responder(NOW).credential)
+    robot = replace(
+        principal("robot", Role.RESPONDER, kind=PrincipalKind.SERVICE), credential=responder(NOW).credential
+    )
     with pytest.raises(Forbidden, match="service"):
         check_may_break(robot, DEFAULT_POLICY, at=NOW)
     never = replace(DEFAULT_POLICY, break_glass=BreakGlass(is_allowed=False))
@@ -104,7 +106,9 @@ def test_who_is_named_reviews_and_others_do_not() -> None:
 
 
 def test_the_policy_in_force_names_reviewers_too_so_that_no_alias_is_blocked_for_ever() -> None:
-    gone = replace(DEFAULT_POLICY, break_glass=BreakGlass(review=(ApprovalRule("gone", 1, groups=frozenset({"gone"})),)))
+    gone = replace(
+        DEFAULT_POLICY, break_glass=BreakGlass(review=(ApprovalRule("gone", 1, groups=frozenset({"gone"})),))
+    )
     ann, promotion = principal("ann", groups=["risk"]), broken(principal("rae"))
     with pytest.raises(NotAnApprover):
         check_may_review(reviewers([gone]), ann, promotion, roles=[])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.domain.errors import InvalidInput
 from app.domain.grants import (
+    DEFAULT_WORKSPACE,
     EVERYBODY,
     EVERYTHING,
     LONGEST_PATTERN,
@@ -79,6 +80,11 @@ def covers(grant: Grant, permission: Permission, resource: Resource) -> bool:
 def naive(grants: list[Grant], permission: Permission, resource: Resource, *, owner_id: str | None = None) -> bool:
     """The rule as one would say it, one grant after the other: what ``Access`` must come to, however it is arranged."""
     speaking = [grant for grant in grants if covers(grant, permission, resource)]
+    allowing = [grant.on for grant in grants if grant.effect is Effect.ALLOW and grant.speaks_of(permission)]
+    if resource.workspace != DEFAULT_WORKSPACE and not any(
+        on == EVERYTHING or (on.workspace and fnmatchcase(resource.workspace, on.workspace)) for on in allowing
+    ):
+        return False  # no grant opens the workspace, and nobody owns anything where they are not
     if speaking:
         return all(grant.effect is Effect.ALLOW for grant in speaking)
     writing = [grant for grant in grants if Permission.TRACKING_WRITE in ROLE_PERMISSIONS[grant.role]]
@@ -99,11 +105,12 @@ _grants = st.lists(
     st.builds(Grant, st.just("g"), st.sampled_from(Role), st.just(EVERYONE), _reaches, st.sampled_from(Effect)),
     max_size=6,
 )
+_workspaces = st.just(DEFAULT_WORKSPACE) | _letters
 _owners = st.sampled_from([None, ME, "https://issuer.example|other"])
 _resources = (
     st.just(SERVER)
-    | st.builds(Resource, st.just(ResourceKind.MODEL), _letters, st.none() | _letters, _letters, _owners)
-    | st.builds(Resource, st.just(ResourceKind.EXPERIMENT), _letters, st.none(), _letters, _owners)
+    | st.builds(Resource, st.just(ResourceKind.MODEL), _letters, st.none() | _letters, _workspaces, _owners)
+    | st.builds(Resource, st.just(ResourceKind.EXPERIMENT), _letters, st.none(), _workspaces, _owners)
 )
 
 

@@ -31,8 +31,8 @@ def add_commands(cli: typer.Typer) -> None:
         cli.command(rich_help_panel=PROMOTIONS)(command)
     cli.add_typer(promotions, name="promotions", rich_help_panel=PROMOTIONS)
     cli.add_typer(check, name="check", rich_help_panel=PROMOTIONS)
-    for command in (login, logout, whoami, exchange):
-        cli.command(rich_help_panel=CALLERS)(command)
+    for who in (login, logout, whoami, exchange):
+        cli.command(rich_help_panel=CALLERS)(who)
     cli.add_typer(token, name="token", rich_help_panel=CALLERS)
 
 

@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from countersign_client import DEFAULT_SCOPES
-from countersign_client.errors import InvalidAddress, Refused, Unreachable
 from rich.console import Console
 from rich.markup import escape
 
+from countersign_client import DEFAULT_SCOPES
+from countersign_client.errors import InvalidAddress, Refused, Unreachable
 from countersign_client.scopes import Scope
 
 Gateway = Annotated[
@@ -71,7 +71,7 @@ def login(
     approve promotions from here, and for `--scope admin` to administer.
     """
     from countersign_client.calls import call
-    from countersign_client.login import DeviceCode, by_browser, by_device
+    from countersign_client.signing_in import DeviceCode, by_browser, by_device
     from countersign_client.store import LoginStore
     from countersign_client.wire import plain
 
@@ -128,7 +128,8 @@ def whoami(gateway: Gateway = None, *, as_json: AsJson = False) -> None:
     address = chosen(gateway)
     me = call(address, "GET", "/me")
     kept = LoginStore().get(address)
-    scopes = list(kept.scopes) if kept else []
+    limited = me.get("scopes")
+    scopes = limited if isinstance(limited, list) else list(kept.scopes) if kept else []
     if as_json:
         typer.echo(json.dumps({"gateway": address, **me, "scopes": scopes}, ensure_ascii=False))
         return

@@ -18,9 +18,7 @@ Workspace = Annotated[
     str | None, typer.Option("--workspace", help="MLflow's; without it, the default one.", show_default=False)
 ]
 PromotionId = Annotated[str, typer.Argument(metavar="ID", help="The promotion, as prm_…", show_default=False)]
-Reason = Annotated[
-    str, typer.Option("--reason", "-r", help="Why; others read it, and it is kept.", show_default=False)
-]
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; others read it, and it is kept.", show_default=False)]
 Wait = Annotated[bool, typer.Option("--wait", "-w", help="Follow it to its end; the exit status says which.")]
 Timeout = Annotated[str, typer.Option("--timeout", help="For how long to wait, as 90s, 30m, 2h.")]
 
@@ -35,7 +33,11 @@ def seconds(text: str, option: str) -> int:
         InvalidUsage: it is none of them, or nothing.
     """
     found = _DURATION.fullmatch(text.strip())
-    total = sum(int(amount or 0) * unit for amount, unit in zip(found.groups(), _UNITS.values(), strict=True)) if found else 0
+    total = (
+        sum(int(amount or 0) * unit for amount, unit in zip(found.groups(), _UNITS.values(), strict=True))
+        if found
+        else 0
+    )
     if not total:
         raise InvalidUsage(f"{option}: expected a time such as 90s, 30m, 24h or 7d.")
     return total
@@ -52,7 +54,9 @@ def moment(text: str, option: str) -> str:
     except ValueError:
         found = None
     if found is None or found.tzinfo is None:
-        raise InvalidUsage(f"{option}: expected a time with its zone, as 2026-10-01T06:00:00+02:00 or 2026-10-01T04:00Z.")
+        raise InvalidUsage(
+            f"{option}: expected a time with its zone, as 2026-10-01T06:00:00+02:00 or 2026-10-01T04:00Z."
+        )
     return found.isoformat()
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from countersign_client.errors import InvalidUsage
 from rich.console import Console
 from rich.table import Table
 
 from countersign_client.cli.login import AsJson, Gateway, GatewayOption, chosen
+from countersign_client.errors import InvalidUsage
 from countersign_client.scopes import Scope
 
 token = typer.Typer(help="Your personal access tokens, for scripts and CI.", no_args_is_help=True)

@@ -1,0 +1,117 @@
+"""``countersign explain``: what stands between a version and an alias, rule by rule; or which policy has a say."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from countersign_client.cli.login import AsJson, GatewayOption, chosen
+from countersign_client.cli.options import Alias, Model, Workspace, moment
+
+if TYPE_CHECKING:
+    from countersign_client.wire import Query
+
+_PIPED_WIDTH = 200
+_COLOURS = {"satisfied": "green", "waiting": "yellow", "blocked": "red", "advisory": "dim"}
+
+
+def explain(
+    model: Model,
+    alias: Alias,
+    version: Annotated[
+        str | None,
+        typer.Option("--version", "-v", help="Its version; without it: the policy, and why it.", show_default=False),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="TIME", help="As if it were scheduled for then.", show_default=False),
+    ] = None,
+    workspace: Workspace = None,
+    gateway: GatewayOption = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Say what stands between a version and an alias, and who or what would change that. Nothing is written.
+
+    Exit status: 0 nothing stands in the way, 10 something is waited for, 6 blocked; else as `promote`.
+
+    \b
+    countersign explain --model iris --version 7 --alias production
+    countersign explain --model iris --alias production         # which policy wins, and why
+    """
+    from countersign_client.calls import call
+
+    address = chosen(gateway)
+    query: dict[str, str] = {"model": model, "alias": alias}
+    if workspace is not None:
+        query["workspace"] = workspace
+    if version is None:
+        _explain_policy(call(address, "GET", "/policies/for", query=query), as_json=as_json)
+        return
+    query["version"] = version
+    if at is not None:
+        query["scheduled_for"] = moment(at, "--at")
+    _explain_version(address, query, as_json=as_json)
+
+
+def _explain_version(address: str, query: Query, *, as_json: bool) -> None:
+    from countersign_client.calls import call
+    from countersign_client.following import Exit
+
+    found = call(address, "GET", "/promotions/explain", query=query)
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        _print(found)
+    if found.get("allowed") is not True:
+        raise typer.Exit(Exit.BLOCKED if found.get("blocked") is True else Exit.WAITING)
+
+
+def _print(found: Mapping[str, object]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from countersign_client.following import items
+    from countersign_client.wire import plain
+
+    policy = found.get("policy")
+    named = f"policy {plain(policy.get('name'))}, revision {policy.get('revision')}" if isinstance(policy, dict) else ""
+    open_one = plain(found.get("promotion_id"))
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, markup=False, highlight=False)
+    console.print(
+        f"Version {plain(found.get('version'))} of {plain(found.get('model'))} to {plain(found.get('alias'))}: {named}"
+        + (f", promotion {open_one}" if open_one else "")
+    )
+    table = Table("", "rule", "how it stands", "who could", "when")
+    for rule in items(found.get("rules")):
+        standing = plain(rule.get("standing"))
+        table.add_row(
+            Text(standing, style=_COLOURS.get(standing, "")),
+            plain(rule.get("name")),
+            plain(rule.get("message")),
+            plain(rule.get("who")),
+            plain(rule.get("until")),
+        )
+    console.print(table)
+    waits_for = plain(found.get("waits_for"))
+    console.print("Nothing stands in the way." if found.get("allowed") is True else f"It waits for {waits_for}.")
+
+
+def _explain_policy(found: Mapping[str, object], *, as_json: bool) -> None:
+    from countersign_client.following import items
+    from countersign_client.wire import plain
+
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    policy = found.get("policy")
+    if isinstance(policy, dict):
+        typer.echo(f"policy {plain(policy.get('name'))}, revision {policy.get('revision')}")
+    typer.echo(plain(found.get("why")))
+    for other in items(found.get("others")):
+        typer.echo(f"  it matches too: {plain(other.get('name'))}, revision {other.get('revision')}")
