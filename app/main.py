@@ -71,9 +71,6 @@ class Application:
         Instrumentator(
             excluded_handlers=["/livez", "/readyz", "/metrics"], should_instrument_requests_inprogress=True
         ).instrument(self._control)
-        Instrumentator(
-            excluded_handlers=["/livez", "/readyz", "/metrics"], should_instrument_requests_inprogress=True
-        ).instrument(self._control)
         self._ours: ASGIApp = self._control
         self.is_draining = False
 

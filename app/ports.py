@@ -468,7 +468,7 @@ class Expressions(Protocol):
         """
 
     def evaluate(self, expression: str, facts: Mapping[str, object]) -> Evaluated:
-        """Whether it holds; up to half a second for the most expensive one.
+        """Whether it holds; up to a second for the most expensive one, half of it without letting other threads run.
 
         Never raises for what the facts are: what is absent, of another type or no number does not hold, and the message
         says so.

@@ -25,15 +25,10 @@ class Line:
     failure: BaseException = field(default_factory=KilledError)
     refuses: Callable[..., bool] = lambda *_: False
     """Whether MLflow refuses a call for good, by its name and arguments."""
-    first: Callable[[], Awaitable[None]] | None = None
-    """Happens before the first call."""
     changes: int = 0
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         async def call(*values: str, **named: str) -> Any:
-            if self.first is not None:
-                first, self.first = self.first, None
-                await first()
             if self.fails_after == 0:
                 raise self.failure
             if self.refuses(name, *values):

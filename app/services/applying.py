@@ -53,31 +53,47 @@ class Applying:
         Raises:
             UpstreamUnavailable, Unavailable: try again later; the promotion is where it was.
         """
-        difference = await self._move_alias(promotion) or await self._move_companions(promotion)
-        if difference is None:
-            await self._finish(promotion)
-        else:
-            await self._end(promotion, await self._undone(promotion, difference))
+        difference = await self._what_differs(promotion)
+        # From here on one worker at a time: another, that was thought dead, must not undo what this one does. The lock
+        # ends with the connection, and so with the worker; nobody but who applies this promotion waits for it.
+        async with self._unit_of_work() as alone:
+            await alone.promotions.lock_applying(promotion.id)
+            if (await alone.promotions.get(promotion.id)).state is not State.APPLYING:
+                return
+            difference = difference or await self._move_alias(promotion) or await self._move_companions(promotion)
+            if difference is None:
+                await self._finish(promotion)
+            else:
+                await self._end(promotion, await self._undone(promotion, difference))
+
+    async def _what_differs(self, promotion: Promotion) -> Difference | None:
+        """How model, version, holder or bytes differ from what was approved. To read the bytes may take long."""
+        _, difference = await self._pinning.difference(promotion)
+        if difference:
+            return difference
+        try:
+            digest = (await self._measuring.again(promotion.id, promotion.uri)).digest
+        except (NotFound, Unresolvable) as gone:
+            return Difference(gone.message)
+        if digest != promotion.digest:
+            return Difference(f"the artifacts changed: their digest is {digest}, approved was {promotion.digest}")
+        return None
 
     async def _move_alias(self, promotion: Promotion) -> Difference | None:
-        """Compare, set, read back. Repeating it after a crash finds the alias moved and changes nothing."""
-        model, difference = await self._pinning.difference(promotion)
-        if model is None or difference:
-            return difference
-        holder = model.aliases.get(promotion.alias)
-        is_moved = holder == promotion.to_version and holder != promotion.from_version
-        if why := await self._what_changed(promotion):
-            return Difference(f"the alias moved, but {why}" if is_moved else why, alias_moved=is_moved)
-        if not await self._remember(promotion):
-            return Difference("it was finished meanwhile")
-        if is_moved:
-            return None
-        # The bytes may have taken long to read: who holds the alias is compared at the last moment.
+        """Compare at the last moment, set, read back. Repeating it after a crash finds the alias moved and goes on."""
+        await self._remember(promotion)
         seen = await self._holder(promotion)
+        if seen == promotion.to_version != promotion.from_version:
+            return None
         if seen != promotion.from_version:
             now = f"version {seen}" if seen else "no version"
             return Difference(f"{promotion.alias} came to be held by {now} while this was being applied")
-        await self._registry.set_alias(promotion.model, promotion.alias, promotion.to_version, promotion.workspace)
+        try:
+            await self._registry.set_alias(promotion.model, promotion.alias, promotion.to_version, promotion.workspace)
+        except Unavailable:
+            raise
+        except CountersignError as refused:
+            return Difference(f"{promotion.alias} could not be moved: {refused.message.rstrip('.')}")
         seen = await self._holder(promotion)
         if seen != promotion.to_version:
             why = f"{promotion.alias} was set and then read back as held by version {seen}: somebody else moved it"
@@ -88,30 +104,15 @@ class Applying:
         model = await self._registry.get_model(promotion.model, promotion.workspace)
         return model.aliases.get(promotion.alias)
 
-    async def _what_changed(self, promotion: Promotion) -> str | None:
-        """How the bytes differ from what was approved."""
-        try:
-            digest = (await self._measuring.again(promotion.id, promotion.uri)).digest
-        except (NotFound, Unresolvable) as gone:
-            return gone.message
-        if digest != promotion.digest:
-            return f"the artifacts changed: their digest is {digest}, approved was {promotion.digest}"
-        return None
-
-    async def _remember(self, promotion: Promotion) -> bool:
-        """Write down what the companions are, before the first of them moves; whether it is still being applied.
-
-        A worker that was thought dead may wake up here, when another has finished its promotion and others came after
-        it. It must not go on: the alias may be held by ``from_version`` again, and the comparison would say nothing.
-        """
+    async def _remember(self, promotion: Promotion) -> None:
+        """Write down, once, what is there of what moves with the alias, before the first of it moves."""
         steps = steps_of(promotion)
-        values = await self._present(promotion, steps) if steps else ()
+        if not steps:
+            return
+        values = await self._present(promotion, steps)
         async with self._unit_of_work() as work:
-            is_applying = (await work.promotions.get(promotion.id)).state is State.APPLYING
-            if steps and is_applying:
-                await work.promotions.keep_replaced(promotion.id, values)
-                await work.commit()
-        return is_applying
+            await work.promotions.keep_replaced(promotion.id, values)
+            await work.commit()
 
     async def _present(self, promotion: Promotion, steps: Sequence[Step]) -> Sequence[str | None]:
         """What is there of what the steps set; nothing of a version that is gone."""
@@ -158,8 +159,6 @@ class Applying:
         moves with the alias is ever left without it.
         """
         async with self._unit_of_work() as work:
-            if (await work.promotions.get(promotion.id)).state is not State.APPLYING:
-                return why
             replaced = await work.promotions.replaced(promotion.id)
         try:
             registered = await self._pinning.model(promotion.key)

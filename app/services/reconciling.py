@@ -124,16 +124,15 @@ class Reconciling:
 
     async def _import(self, keys: Sequence[AliasKey], found: Mapping[AliasKey, Sight]) -> bool:
         """Whether all of them could be written down."""
-        is_whole, now = True, self._clock.now()
+        now = self._clock.now()
         async with self._unit_of_work() as work:
-            for key in keys:
-                await work.promotions.lock_alias(key)
-                if await self._is_being_moved(work, key):
-                    is_whole = False
-                elif await work.history.last(key) is None:
-                    await work.history.add(_held(key, found[key], cause="unattributed", at=now))
+            await work.promotions.lock_alias(*keys)
+            being_moved = await self._being_moved(work)
+            await work.history.add_first(
+                [_held(key, found[key], cause="unattributed", at=now) for key in keys if key not in being_moved]
+            )
             await work.commit()
-        return is_whole
+        return being_moved.isdisjoint(keys)
 
     # Every look.
 
@@ -317,6 +316,13 @@ class Reconciling:
             promotion = await work.promotions.get(holder.promotion_id)
             ledger = (promotion.id, Sight(holder.version, promotion.model_created_at))
         return _Record(ledger, await work.history.last(key), await self._is_being_moved(work, key))
+
+    async def _being_moved(self, work: UnitOfWork) -> frozenset[AliasKey]:
+        """All aliases that promotions are moving."""
+        any_time = self._clock.now() + timedelta(days=1)
+        applying = await work.promotions.unsettled([State.APPLYING], untouched_since=any_time)
+        previous = [replace(each.key, alias=each.policy.companions.previous or each.alias) for each in applying]
+        return frozenset([*(each.key for each in applying), *previous])
 
     @staticmethod
     async def _is_being_moved(work: UnitOfWork, key: AliasKey) -> bool:

@@ -55,7 +55,7 @@ def main() -> int:
     """Run; 0 if the target is reached."""
     parser = argparse.ArgumentParser(prog="python -m bench.governance", description=__doc__.splitlines()[0])
     parser.add_argument("--one-by-one", type=int, default=40, help="promotions, with nothing else to do (default: 40)")
-    parser.add_argument("--many", type=int, default=200, help="promotions of as many models (default: 200)")
+    parser.add_argument("--many", type=int, default=100, help="promotions of as many models (default: 100)")
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 4], help="how many processes (default: 1 4)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     options = parser.parse_args()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Console:
     service: Countersign
     browser: Browser
 
-    def session(self, who: str) -> str:
+    def session(self, who: str, *, signed_in_ago: timedelta = timedelta()) -> str:
         """The secret of a session, as signing in leaves it in a cookie."""
         secret, now = secrets.token_urlsafe(32), datetime.now(UTC)
         identity = Identity(self.service.issuer.url, who, who, PrincipalKind.PERSON, frozenset(GROUPS[who]))
@@ -45,7 +45,7 @@ class Console:
             principal_name=identity.name,
             provider="default",
             created_at=now,
-            authenticated_at=now,
+            authenticated_at=now - signed_in_ago,
             last_seen_at=now,
             expires_at=now + timedelta(hours=1),
             address="192.0.2.1",
@@ -82,13 +82,15 @@ class Console:
             context.close()
         assert not errors
 
-    def client(self, who: str, **headers: str) -> httpx.Client:
+    def client(
+        self, who: str, *, signed_in_ago: timedelta = timedelta(), headers: Mapping[str, str] | None = None
+    ) -> httpx.Client:
         """What somebody's browser can be made to send."""
         url = self.service.url
         return httpx.Client(
             base_url=url,
-            headers={"Accept": "text/html", "Origin": url, **headers},
-            cookies={cookies_of(url).session: self.session(who)},
+            headers={"Accept": "text/html", "Origin": url, **(headers or {})},
+            cookies={cookies_of(url).session: self.session(who, signed_in_ago=signed_in_ago)},
             timeout=PATIENCE_S,
             trust_env=False,
         )
@@ -216,7 +218,7 @@ def test_another_site_decides_nothing_with_somebodys_session(console: Console, m
     promotion = asked(console, model)
     address = f"/console/promotions/{promotion}"
     for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
-        with console.client("approver", **headers) as client:
+        with console.client("approver", headers=headers) as client:
             form = fields(client.get(address).text, f"{address}/decide") | {"decision": "approve"}
             assert client.post(f"{address}/decide", data=form).status_code == 403
     assert console.service.call("viewer", "GET", f"/promotions/{promotion}").json()["decisions"] == []
@@ -276,6 +278,41 @@ def test_an_alias_is_rolled_back_from_its_page_by_who_saw_its_holder(
         assert done.status_code == 303
         until(lambda: mlflow_server.holder(model) == "1", "the rollback")
         assert "Rollback: the alias goes back" in client.get(done.headers["location"]).text
+
+
+def test_an_emergency_needs_a_fresh_sign_in_and_another_persons_review(
+    console: Console, mlflow_server: MlflowServer, model: str
+) -> None:
+    subject = {"person": f"{console.service.issuer.url}|scientist"}
+    grant = {"role": "responder", "subject": subject, "on": {"model": model}}
+    assert console.service.call("administrator", "PUT", f"/grants/{model}", json=grant).status_code == 201
+    applied(console, model, "1")
+    address = f"/console/models/{model}/aliases/production"
+    said = {"version": "2", "reason": "it burns", "ticket": "INC-7"}
+    with console.client("approver") as client:
+        assert "Break the glass" not in client.get(address).text
+        assert client.post(f"{address}/break-glass", data={"holder": "1", **said}).status_code == 403
+    with console.client("scientist", signed_in_ago=timedelta(hours=2)) as client:
+        stale = client.post(f"{address}/break-glass", data={"holder": "1", **said})
+        assert stale.status_code == 401
+        assert "/auth/sign-in?max_age=300&amp;next=%2Fconsole%2Fmodels%2F" in stale.text
+    with console.client("scientist") as client:
+        seen = fields(client.get(address).text, f"{address}/break-glass")
+        assert client.post(f"{address}/break-glass", data={**said, "holder": "9"}).status_code == 409
+        assert client.post(f"{address}/break-glass", data={**seen, **said, "reason": ""}).status_code == 400
+        broken = client.post(f"{address}/break-glass", data={**seen, **said})
+        assert broken.status_code == 303
+        until(lambda: mlflow_server.holder(model) == "2", "the emergency")
+        promotion = broken.headers["location"]
+        until(lambda: "Review of the emergency" in client.get(promotion).text, "the review")
+        assert "Close the review" not in client.get(promotion).text
+        assert client.post(f"{promotion}/review", data={"text": "fine, I say"}).status_code == 403
+    with console.client("approver") as client:
+        assert "An emergency waits for its review" in client.get(address).text
+        assert client.post(f"{promotion}/review", data={"text": ""}).status_code == 400
+        assert client.post(f"{promotion}/review", data={"text": "looked at it"}).status_code == 303
+        assert "looked at it" in client.get(promotion).text
+        assert "An emergency waits" not in client.get(address).text
 
 
 def test_what_it_would_take_is_answered_and_nothing_is_asked_for(console: Console, model: str) -> None:

@@ -1,6 +1,6 @@
 """A pipeline that sets aliases with MLflow's own unmodified client; prints what came of it as JSON.
 
-Run by ``test_native_calls`` in a process of its own, with ``MLFLOW_TRACKING_URI`` and ``MLFLOW_TRACKING_TOKEN`` set, and
+Run by ``test_native_calls`` in a process of its own, with MLflow's address and token in the environment, and with
 the names of the models as arguments.
 """
 

@@ -331,6 +331,18 @@ async def test_a_review_is_closed_once(scene: Scene) -> None:
         await scene.reviews.close(scene.court.person("eve", "risk"), broken.id, comment="me too")
 
 
+async def test_of_two_who_close_a_review_at_once_one_does(scene: Scene) -> None:
+    model = scene.court.model()
+    await scene.court.policy(models=model)
+    broken = await scene.broken(model)
+    said = await asyncio.gather(
+        *(scene.reviews.close(who, broken.id, comment="fine") for who in (scene.court.bob, scene.court.cem)),
+        return_exceptions=True,
+    )
+    assert sorted(type(each).__name__ for each in said) == ["Conflict", "Review"]
+    assert (await scene.court.audit(broken)).count("alias.review_closed") == 1
+
+
 async def test_an_open_review_holds_up_neither_a_rollback_nor_more_broken_glass(scene: Scene) -> None:
     model = scene.court.model(versions=3)
     await scene.court.policy(models=model)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from app.domain.digests import Measured
 from app.domain.errors import UpstreamUnavailable
 from app.domain.promotions import AliasKey, Promotion, State
 from tests.conftest import database_of
@@ -213,20 +215,39 @@ async def test_what_cannot_be_put_back_is_named_and_a_person_must_look(own_stage
     assert own_stage.see() == (before[0], "1", *before[2:])
 
 
-async def test_a_worker_that_was_thought_dead_moves_nothing_when_others_have_gone_on(own_stage: Stage) -> None:
-    asked = await own_stage.approved()
-    court = own_stage.court
+async def test_a_worker_that_was_thought_dead_moves_nothing_when_others_have_gone_on(
+    own_stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, court = await own_stage.approved(), own_stage.court
+    measuring: Any = court.worker.advancing._applying._measuring
+    left: list[World] = []
 
-    async def others() -> None:
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(court.worker.advancing._applying, "_registry", line.registry)
-            assert (await court.work(asked)).state is State.APPLIED
-            back, _ = await court.promotions.roll_back(court.bob, model=own_stage.model, alias="production")
-            assert (await court.work(back)).state is State.APPLIED
-            others_world.append(own_stage.see())
+    async def again(*values: str) -> Measured:
+        """The others, while it reads the bytes."""
+        monkeypatch.undo()
+        assert (await court.work(asked)).state is State.APPLIED
+        back, _ = await court.promotions.roll_back(court.bob, model=own_stage.model, alias="production")
+        assert (await court.work(back)).state is State.APPLIED
+        left.append(own_stage.see())
+        found: Measured = await measuring.again(*values)
+        return found
 
-    others_world: list[World] = []
-    with failing(court.worker.advancing, first=others) as line:
-        assert (await court.work(asked)).state is State.ROLLED_BACK
-    assert own_stage.see() == others_world[0]
+    monkeypatch.setattr(measuring, "again", again)
+    assert (await court.work(asked)).state is State.ROLLED_BACK
+    assert [own_stage.see()] == left
     assert own_stage.see()[:2] == ("1", "2")
+
+
+async def test_two_workers_at_one_promotion_do_not_undo_each_others_work(own_stage: Stage) -> None:
+    for _ in range(3):
+        asked, before = await own_stage.approved(), own_stage.see()
+        await asyncio.gather(*(own_stage.court.work(asked) for _ in range(3)))
+        await own_stage.check_moved(asked, before)
+
+
+async def test_an_alias_that_mlflow_does_not_let_be_moved_is_left_where_it_is(stage: Stage) -> None:
+    asked, before = await stage.approved(), stage.see()
+    with failing(stage.court.worker.advancing, refuses=lambda name, *_: name == "set_alias"):
+        await stage.court.work(asked)
+    await stage.check_undone(asked, before)
+    assert "production could not be moved" in str((await stage.court.get(asked)).state_reason)

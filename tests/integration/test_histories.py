@@ -341,6 +341,19 @@ class Story:
         if holder:
             assert self.court.tags(self.model, holder)["stage"] == "live"
 
+    def told(self) -> str:
+        """What the log says, for who looks for the reason of a failure."""
+        entries = sorted(
+            (entry for promotion in self.before.promotions for entry in self.log.of[promotion]),
+            key=lambda each: each["sequence"],
+        )
+        return "\n".join(
+            f"{each['object']} {each['actor']['name']} {each['action']} "
+            f"{each['details'].get('from_version')}→{each['details'].get('to_version')} "
+            f"{each['details'].get('reason', '')}"
+            for each in entries
+        )
+
     async def end(self) -> None:
         """When the workers are left alone, nothing is half done."""
         for _ in range(2):
@@ -421,6 +434,11 @@ async def test_every_story_has_one_legal_history(stage: Stage, policy: int, mome
     story = Story(stage.court, stage.others, stage.log, model, POLICIES[policy])
     await story.revise(policy, 0)
     await story.begin()
-    for moment in moments:
-        await story.happen(moment)
-    await story.end()
+    try:
+        for moment in moments:
+            await story.happen(moment)
+        await story.end()
+    except BaseException as error:
+        error.add_note(f"policy={policy}, moments={moments}")
+        error.add_note(story.told())
+        raise

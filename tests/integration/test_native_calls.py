@@ -119,7 +119,7 @@ def test_the_unmodified_client_sets_an_alias_at_once_where_nothing_holds_it_up(
     code, message = told[failing]
     assert code == "PERMISSION_DENIED"
     assert "candidate.tags" in message
-    assert f"{service.url}/control/v1/promotions/prm_" in message
+    assert f"{service.url}/console/promotions/prm_" in message
     code, message = told[waiting]
     assert code == "PERMISSION_DENIED"
     assert "waits for 1 approval by role approver" in message
@@ -132,7 +132,7 @@ async def test_while_no_worker_runs_the_call_says_where_to_look(scene: Scene) ->
     with pytest.raises(PromotionRequired) as refused:
         await scene.asks(model)
     assert refused.value.details["state"] == State.APPROVED.value
-    assert str(refused.value.details["link"]) in refused.value.message
+    assert f"/console/promotions/{refused.value.details['promotion']}" in refused.value.message
     assert "is about to be applied" in refused.value.message
     promotion = await scene.court.promotions.get(scene.court.bob, str(refused.value.details["promotion"]))
     assert (await scene.court.work(promotion)).state is State.APPLIED

@@ -238,7 +238,7 @@ async def test_the_newest_of_each_name_is_listed_and_all_of_them_page_by_page(co
 
 
 async def test_posting_and_asking_at_once_never_leaves_a_promotion_waiting(court: Court) -> None:
-    for _ in range(5):
+    for _ in range(3):
         model = court.model()
         await court.policy(models=model, autoApprove=True, checks=[{"name": "fairness", "posted": {}}])
         _, asked = await asyncio.gather(post(court, model), court.ask(model))

@@ -295,6 +295,10 @@ async def test_what_a_promotion_in_a_workspace_rests_on_cannot_be_changed(scene:
         for who in ("ada", "root"):
             answer = await scene.native(method, path, body, who=who, **options)
             assert "'team-a/" in denied(answer)["message"], path
+    # Nor is it reached from another workspace; from there, MLflow would refuse the path itself.
+    for workspace in ("default", "team-b"):
+        answer = await scene.native("PUT", f"{artifacts}/{root}/MLmodel", workspace=workspace, content=b"evil")
+        assert promotion.id in denied(answer)["message"]
     assert scene.holder(model) == "1"
     # The model of that name in the default workspace is another, and nothing governs it.
     assert (

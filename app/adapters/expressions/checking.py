@@ -59,8 +59,8 @@ _NO_LITERAL = {
 }
 _MACROS = ("all", "exists", "exists_one", "filter", "map")
 _RESERVED = frozenset(
-    {"as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "namespace"}
-    | {"package", "return", "var", "void", "while"}
+    {"as", "break", "const", "continue", "else", "for", "function", "if", "import", "in", "let", "loop"}
+    | {"namespace", "package", "return", "var", "void", "while"}
 )
 
 
@@ -93,6 +93,7 @@ class Witness:
     path: Path
     variable: str
     asks: Program
+    reads: frozenset[Path]
     decides: bool
 
 
@@ -184,6 +185,11 @@ def _used(parts: Iterable[Part]) -> frozenset[Path]:
     return frozenset[Path]().union(*(part.used for part in parts))
 
 
+def _item_of(type_: Type) -> Type:
+    """What the variable of a macro is: of a map, a name."""
+    return type_.of if isinstance(type_, ListOf) and type_.of else STRING
+
+
 Scope = Mapping[str, Type]
 """The variables of the macros around."""
 
@@ -219,9 +225,10 @@ class _Checker:
                 decides = True
             case _:
                 return None
-        path = self.part(of, {}).path
+        over = self.part(of, {})
         variable = str(_node(name).children[0])
-        return Witness(path, variable, self.program(_node(body)), decides) if path else None
+        asked = self.part(body, {variable: _item_of(over.type)})
+        return Witness(over.path, variable, self.program(_node(body)), asked.used, decides) if over.path else None
 
     def part(self, node: Node | Token, scope: Scope) -> Part:
         node = _node(node)
@@ -440,7 +447,7 @@ class _Checker:
         variable, body_node = str(_node(arguments[0]).children[0]), arguments[1]
         if variable in scope or variable in FACTS.fields or variable in _RESERVED:
             raise refused(f"`{variable}` is taken; choose another name", arguments[0])
-        item: Type = STRING if isinstance(over.type, MapOf) else over.type.of or STRING
+        item = _item_of(over.type)
         inner = {**scope, variable: item}
         if name == "map":
             body = self.part(body_node, inner)

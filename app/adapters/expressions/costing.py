@@ -156,7 +156,7 @@ def joined(*bulks: Bulk) -> Bulk:
     return Bulk(max(length, _CHARACTERS_A_CELL), cells, largest(each.part for each in bulks))
 
 
-_TOKEN = re.compile(r"\\[pP]\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(\d*),?(\d*)\}|.", re.DOTALL)
+_TOKEN = re.compile(r"\\[pP](?:\{[^}]*\}|.)|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{(\d*),?(\d*)\}|.", re.DOTALL)
 _STEPS_OF: Sequence[tuple[re.Pattern[str], int]] = (
     (re.compile(r"\\[pPwWbB]"), 6_500),  # letters of all the world's scripts
     (re.compile(r"\\[dDsS]"), 400),

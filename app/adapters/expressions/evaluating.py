@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from typing import Any
+
+from cel import Context
 
 from app.adapters.expressions.admitting import Admitted, admit
 from app.adapters.expressions.checking import CheckedClause, Path, Refused, Witness, check_clauses, path_text, type_at
@@ -23,6 +25,8 @@ _MOST_SHOWN = 6
 _NAMES_SHOWN = 8
 _MOST_ASKED = 2_000
 """Items that are asked one by one which of them it was."""
+_MOST_BESIDE = 1_000
+"""Cells of the facts that are looked at with each: the library copies them every time."""
 _UNREADABLE = "unreadable"
 
 
@@ -45,7 +49,8 @@ class CelExpressions:
             )
         paths = {path for clause in clauses for path in clause.reads}
         values = {path: _canonical(_looked_up(facts, path)) for path in paths}
-        answered = _Evaluation(facts, admit(facts, paths), values).answers(clauses)
+        evaluation = _Evaluation(facts, admit(facts, paths), values)
+        answered = tuple(map(evaluation.answer, clauses))
         reads = {path_text(path): _kept(value) for path, value in sorted(values.items())}
         return Evaluated(all(clause.holds for clause in answered), answered, reads)
 
@@ -62,11 +67,11 @@ class _Evaluation:
         self._facts, self._admitted, self._values = facts, admitted, values
         self._left = STEPS
 
-    def answers(self, clauses: Sequence[CheckedClause]) -> tuple[Clause, ...]:
-        self._context = context_of(self._admitted.facts)
-        return tuple(self._answer(clause) for clause in clauses)
+    @cached_property
+    def _context(self) -> Context:
+        return context_of(self._admitted.facts)
 
-    def _answer(self, clause: CheckedClause) -> Clause:
+    def answer(self, clause: CheckedClause) -> Clause:
         shown = {path_text(path): _shortened(self._values[path]) for path in sorted(clause.reads)}
         try:
             if self._holds(clause):
@@ -87,15 +92,18 @@ class _Evaluation:
         return run(clause.program, self._context) is True
 
     def _named(self, witness: Witness) -> str:
-        """The item by which it does not hold; not looked for in more than some."""
+        """The item by which it does not hold; looked for among the first, if not much else is looked at with each."""
         items: Any = _looked_up(self._admitted.facts, witness.path)
-        for item in list(items)[:_MOST_ASKED]:
-            try:
-                self._context.add_variable(witness.variable, item)
-                if run(witness.asks, self._context) is witness.decides:
-                    return f"it is not so for {_shortened(_canonical(item))}"
-            except Fault:
-                continue
+        beside = admit(self._facts, witness.reads)
+        if sum(bulk.cells for bulk in beside.sizes.values()) <= _MOST_BESIDE:
+            context = context_of(beside.facts)
+            for item in list(items)[:_MOST_ASKED]:
+                try:
+                    context.add_variable(witness.variable, item)
+                    if run(witness.asks, context) is witness.decides:
+                        return f"it is not so for {_shortened(_canonical(item))}"
+                except Fault:
+                    continue
         return f"it is not so for one of {len(items):,}"
 
     def _explained(self, clause: CheckedClause, fault: Fault) -> str:

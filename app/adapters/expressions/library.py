@@ -70,7 +70,7 @@ def _fault(error: BaseException) -> Fault:
             return Fault(str(error))
         case ValueError():
             literal = re.search(r"invalid (?:int|double|string) literal|reserved identifier: \w+", str(error))
-            return Fault(literal.group() if literal else "this is more than can be read")
+            return Fault(literal.group() if literal else "this is no CEL expression")
     if found := _FUNCTION.fullmatch(str(error)):
         name, why = found.groups()
         return Fault(_NOT_FOR_IT.get(name) or f"this is no pattern: {why.strip().splitlines()[-1]}")

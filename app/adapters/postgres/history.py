@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Row, ScalarSelect, insert, select
+from sqlalchemy import ARRAY, ColumnElement, Row, ScalarSelect, Text, any_, cast, insert, select
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -28,21 +28,22 @@ class AliasHistory:
         last = await self.last(held.key)
         if (last and not held.tells_more_than(last)) or (last is None and held.version is None):
             return False
-        await self._connection.execute(
-            insert(alias_history).values(
-                workspace=held.key.workspace,
-                model=held.key.model,
-                alias=held.key.alias,
-                model_created_at=held.model_created_at,
-                version=held.version,
-                since=max(held.since, last.since) if last else held.since,
-                cause=held.cause,
-                promotion_id=held.promotion_id,
-                principal_id=held.principal_id,
-                principal_name=held.principal_name,
-            )
-        )
+        since = max(held.since, last.since) if last else held.since
+        await self._connection.execute(insert(alias_history).values(_row(held, since=since)))
         return True
+
+    async def add_first(self, held: Sequence[Held]) -> None:
+        """Write down who holds aliases that have no history yet, of those given; with all of them locked."""
+        models = sorted({each.key.model for each in held})
+        query = select(alias_history.c.workspace, alias_history.c.model, alias_history.c.alias).distinct()
+        known = {
+            AliasKey(row.workspace, row.model, row.alias)
+            for row in await self._connection.execute(
+                query.where(alias_history.c.model == any_(cast(models, ARRAY(Text))))
+            )
+        }
+        if new := [_row(each, since=each.since) for each in held if each.key not in known]:
+            await self._connection.execute(insert(alias_history), new)
 
     async def last(self, key: AliasKey) -> Held | None:
         """Who holds it now, as far as we know."""
@@ -138,6 +139,21 @@ def _last_until(key: AliasKey, until: datetime) -> ScalarSelect[int]:
     """
     of = select(alias_history.c.sequence).where(*_of(key), alias_history.c.since <= until)
     return of.order_by(alias_history.c.sequence.desc()).limit(1).scalar_subquery()
+
+
+def _row(held: Held, *, since: datetime) -> dict[str, object]:
+    return {
+        "workspace": held.key.workspace,
+        "model": held.key.model,
+        "alias": held.key.alias,
+        "model_created_at": held.model_created_at,
+        "version": held.version,
+        "since": since,
+        "cause": held.cause,
+        "promotion_id": held.promotion_id,
+        "principal_id": held.principal_id,
+        "principal_name": held.principal_name,
+    }
 
 
 def _held(row: Row[tuple[object, ...]]) -> Held:

@@ -57,10 +57,17 @@ class Promotions:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def lock_alias(self, key: AliasKey) -> None:
-        """Let no other transaction open or begin a promotion of this alias until this one ends."""
+    async def lock_alias(self, *keys: AliasKey) -> None:
+        """Let no other transaction open or begin a promotion of this alias until this one ends; several in order."""
         await self._connection.execute(
-            text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"promotion:{key}"}
+            text("SELECT pg_advisory_xact_lock(hashtextextended(key, 0)) FROM unnest(CAST(:keys AS text[])) AS key"),
+            {"keys": [f"promotion:{key}" for key in sorted(keys)]},
+        )
+
+    async def lock_applying(self, promotion_id: str) -> None:
+        """Let no other transaction apply this promotion until this one ends. Reading and writing it goes on."""
+        await self._connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": f"applying:{promotion_id}"}
         )
 
     async def get(self, promotion_id: str, *, for_update: bool = False) -> Promotion:

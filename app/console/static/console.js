@@ -22,7 +22,8 @@ function tell() {
   if (isWriting()) {
     document.getElementById("news").hidden = false;
   } else {
-    window.location.reload();
+    // Not `reload`: after a form that was refused, that would send it once more.
+    window.location.replace(shown.dataset.page);
   }
 }
 

@@ -31,7 +31,7 @@ from app.services.reviews import Review
 router = APIRouter(prefix="/console", route_class=PageRoute)
 
 A_PAGE = 50
-MOST_WAITING, MOST_LOOKED_AT = 20, 200
+MOST_WAITING, MOST_LOOKED_AT = 20, 100
 """On the first page: those that wait for the reader, and how many are asked about to find them."""
 MOST_OWN = 10
 MOST_ENTRIES = 200
@@ -211,6 +211,7 @@ async def _shown(
         in_mlflow=promotion.workspace == DEFAULT_WORKSPACE,
         workspace_query="" if promotion.workspace == DEFAULT_WORKSPACE else f"?workspace={quote(promotion.workspace)}",
         is_blocked=is_blocked(statuses),
+        stands_in=await _stands_in(principal, services),
         problem="; ".join(said for _, said in problem.problems) if problem else "",
         typed=typed or {},
     )
@@ -304,6 +305,11 @@ async def _decides(principal: Principal, services: Services) -> bool:
     """Whether there is anything that the reader may decide on, for themselves or for somebody who is away."""
     if holds_somewhere(principal, Permission.PROMOTIONS_DECIDE):
         return True
+    return await _stands_in(principal, services)
+
+
+async def _stands_in(principal: Principal, services: Services) -> bool:
+    """Whether somebody who is away has let the reader decide for them."""
     return any(each.to_id == principal.id for each in await services.delegations.page(principal, active=True))
 
 

@@ -200,6 +200,19 @@ def test_a_workspace_grant_is_on_that_workspace_alone() -> None:
 # Aliases.
 
 
+@pytest.mark.parametrize("on", [{"model": "*"}, {"alias": "production"}, {"model": "m", "alias": "production"}])
+def test_a_grant_that_names_no_workspace_opens_none_but_the_default_one(on: dict[str, str]) -> None:
+    decide = Permission.PROMOTIONS_DECIDE
+    access = Access([allow(Role.APPROVER, **on)])
+    assert access.may(decide, model("m", "production"))
+    assert not access.may(decide, model("m", "production", workspace="team-a"))
+    assert not access.holds(Role.APPROVER, model("m", "production", workspace="team-a"))
+    assert access.giving(decide, model("m", "production", workspace="team-a")) == ()
+    opened = Access([allow(Role.APPROVER, **on), allow(Role.APPROVER, workspace="team-*", model="other")])
+    assert opened.may(decide, model("m", "production", workspace="team-a"))
+    assert Access([allow(Role.APPROVER)]).may(decide, model("m", "production", workspace="team-a"))
+
+
 def test_an_approver_of_one_alias_decides_there_and_reads_the_model() -> None:
     access = Access([allow(Role.APPROVER, model="fraud-*", alias="production")])
     assert access.may(Permission.PROMOTIONS_DECIDE, model("fraud-a", "production"))

@@ -20,7 +20,7 @@ from app.domain.names import (
     check_version,
     parse_models_uri,
 )
-from app.domain.storage import ancestors, artifact_root, is_below, paths_below, physical_uri
+from app.domain.storage import ancestors, artifact_root, in_workspace, is_below, paths_below, physical_uri
 
 
 @pytest.mark.parametrize("value", ["", "02", " 2 ", "+2", "0_2", "٢", "2.0", "0", "-1", "2\n", "1" * 30])
@@ -209,3 +209,30 @@ def test_the_tree_digest_does_not_depend_on_order(files: dict[str, bytes], chanc
     mixed = list(found)
     chance.shuffle(mixed)  # type: ignore[attr-defined]
     assert tree_digest(mixed) == tree_digest(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "workspace", "expected"),
+    [
+        ("1/r/artifacts", "default", "1/r/artifacts"),
+        ("workspaces/team-a/1", "default", "workspaces/team-a/1"),  # MLflow refuses it, or has no workspaces
+        ("1/r/artifacts", "team-a", "workspaces/team-a/1/r/artifacts"),
+        ("workspaces/team-a/1", "team-a", "workspaces/team-a/1"),
+        ("workspaces/team-b/1", "team-a", "workspaces/team-b/1"),  # MLflow refuses it
+        ("workspaces", "team-a", "workspaces"),
+        ("workspacesx/1", "team-a", "workspaces/team-a/workspacesx/1"),
+        ("Workspaces/team-a/1", "team-a", "workspaces/team-a/Workspaces/team-a/1"),
+    ],
+)
+def test_a_path_lies_in_the_folder_of_its_workspace(path: str, workspace: str, expected: str) -> None:
+    assert in_workspace(path, workspace) == expected
+
+
+def test_the_bytes_of_a_version_are_those_that_mlflow_serves_in_its_workspace() -> None:
+    for source in ("mlflow-artifacts:/1/r/artifacts", "mlflow-artifacts:/workspaces/team-a/1/r/artifacts"):
+        uri = physical_uri(source, destination="s3://b/p", workspace="team-a")
+        assert uri == "s3://b/p/workspaces/team-a/1/r/artifacts/"
+        assert "workspaces/team-a/1/r/artifacts" in paths_below(source, destination="s3://b/p", workspace="team-a")
+    for source in ("workspaces/team-b/1/r", "workspaces/team-a", "workspaces"):
+        with pytest.raises(Unresolvable):
+            artifact_root(f"mlflow-artifacts:/{source}", workspace="team-a")

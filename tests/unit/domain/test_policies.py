@@ -18,6 +18,7 @@ from app.domain.policies import (
     DEFAULT_POLICY,
     Approval,
     ApprovalRule,
+    Companions,
     Policy,
     assign,
     check_may_decide,
@@ -72,6 +73,26 @@ def test_production_of_any_model_is_protected_from_the_start() -> None:
 @pytest.mark.parametrize("alias", ["PRODUCTION", "Production", "ｐｒｏｄｕｃｔｉｏｎ", "production\n", " production "])
 def test_look_alikes_of_a_protected_alias_are_protected(alias: str) -> None:
     assert policy_for([DEFAULT_POLICY], "m", alias) == DEFAULT_POLICY
+
+
+def test_an_alias_moves_along_with_a_protected_one_of_its_models() -> None:
+    policy = replace(
+        DEFAULT_POLICY,
+        models="fraud-*",
+        alias="prod-[ab]",
+        workspaces="team-*",
+        tags=(("risk", "high"),),
+        companions=Companions(previous="previous"),
+    )
+    high, there = {"risk": "high"}, "team-a"
+    assert policy.moves_along("fraud-x", "Previous", workspace=there, tags=high)
+    assert policy.moves_along("fraud-x", "previous", workspace=there)
+    assert not policy.moves_along("fraud-x", "previous", workspace=there, tags={})
+    assert not policy.moves_along("fraud-x", "previous", workspace="default", tags=high)
+    assert not policy.moves_along("iris", "previous", workspace=there, tags=high)
+    assert not policy.moves_along("fraud-x", "prod-a", workspace=there, tags=high)
+    assert policy.selects_by("RISK ")
+    assert not policy.selects_by("risks")
 
 
 def test_the_most_specific_policy_protects_whatever_the_order() -> None:

@@ -98,8 +98,13 @@ def _print(found: Mapping[str, object]) -> None:
             plain(rule.get("until")),
         )
     console.print(table)
-    waits_for = plain(found.get("waits_for"))
-    console.print("Nothing stands in the way." if found.get("allowed") is True else f"It waits for {waits_for}.")
+    opens = plain(found.get("opens_at"))
+    if found.get("allowed") is True:
+        console.print("Nothing stands in the way.")
+    elif found.get("blocked") is True:
+        console.print("Blocked: neither approvals nor time will change it.")
+    else:
+        console.print(f"It waits; not before {opens}." if opens else "It waits.")
 
 
 def _explain_policy(found: Mapping[str, object], *, as_json: bool) -> None:
