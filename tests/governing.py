@@ -15,6 +15,8 @@ from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
+import asyncpg
+
 from app.adapters.postgres.unit_of_work import Database
 from app.bootstrap import Gateway, WorkerServices, open_gateway, open_worker
 from app.domain.access import Principal
@@ -143,6 +145,15 @@ class Court:
         async with self.database.unit_of_work() as work:
             found = await work.audit.page(object_id=promotion.id, limit=500)
         return [str(entry.document["action"]) for entry in found]
+
+    async def jobs(self, promotion: Promotion) -> int:
+        """How many jobs wait for a worker."""
+        connection = await asyncpg.connect(self.settings.database_url.get_secret_value())
+        try:
+            query = "SELECT count(*) FROM procrastinate_jobs WHERE lock = $1 AND status = 'todo'"
+            return int(await connection.fetchval(query, f"promotion:{promotion.id}"))
+        finally:
+            await connection.close()
 
     async def events(self, promotion: Promotion) -> list[Mapping[str, object]]:
         async with self.database.unit_of_work() as work:

@@ -274,6 +274,11 @@ def passes(statuses: Iterable[RuleStatus], gate: Gate) -> bool:
     return all(status.holds for status in statuses if status.gate in earlier)
 
 
+def waits_for_its_turn(statuses: Iterable[RuleStatus]) -> bool:
+    """Whether nothing but another promotion of the alias stands in the way."""
+    return all(status.holds or status.rule == "turn" for status in statuses)
+
+
 def next_state(case: Case, statuses: Iterable[RuleStatus]) -> tuple[State, str | None]:
     """What a promotion that waits becomes now, and why; the state that it is in if nothing has changed.
 
@@ -353,10 +358,14 @@ def what_changed(approved: Mapping[str, str], now: Mapping[str, str]) -> str | N
     """What of the facts that the policy's checks looked at is not what it was, as a sentence part; none if nothing.
 
     A fact that was not looked at before does not count: nobody approved in its light. A posted verdict that has run
-    out is waited for again and is no change.
+    out is waited for again and is no change, and one that has come to pass is what the approver waited for.
     """
     gone = [path for path in approved if not path.startswith(POSTED) and path not in now]
-    other = [path for path, value in approved.items() if path in now and now[path] != value]
+    other = [
+        path
+        for path, value in approved.items()
+        if path in now and now[path] != value and not (path.startswith(POSTED) and now[path] == "pass")
+    ]
     if not gone and not other:
         return None
     path = min([*gone, *other])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
 
 from app.adapters.postgres.evidence import Taken
 from app.adapters.postgres.unit_of_work import UnitOfWork
@@ -24,9 +23,6 @@ from app.services.lifecycle import Lifecycle
 from app.services.measuring import Measuring
 from app.services.pinning import Difference, Pinning
 from app.services.recording import UnitOfWorkFactory, tell
-
-TURN_WAIT = timedelta(seconds=1)
-"""How soon to look again when another promotion of the alias is being applied."""
 
 
 class Advancing:
@@ -139,10 +135,7 @@ class Advancing:
                 return before
             statuses = assess(await self._lifecycle.cases.of(work, before, at=self._clock.now()))
             if not passes(statuses, Gate.APPLICATION):
-                if all(status.holds or status.rule == "turn" for status in statuses):
-                    await work.jobs.advance_promotion(before.id, at=self._clock.now() + TURN_WAIT)
-                elif not passes(statuses, Gate.APPROVAL):
-                    before, _ = await self._lifecycle.settle(work, before)
+                before, _ = await self._lifecycle.settle(work, before)
                 await work.commit()
                 return before
             await self._end_rollouts(work, before)

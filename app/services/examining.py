@@ -18,8 +18,8 @@ from app.ports import Clock, Expressions, ObjectStore, SignatureChecker
 from app.services.evidence import Asked, Evidence
 
 SHOWN = frozenset({"candidate.run", "candidate.has_pickle", "difference.metrics"})
-"""What is looked up of every candidate, whatever the policy's checks read: approvers are shown it, and whom MLflow names
-as the run's user does not approve."""
+"""What is looked up of every candidate, whatever the policy's checks read: approvers are shown it, and whom MLflow
+names as the run's user does not approve."""
 
 
 MOST_KEPT = 200

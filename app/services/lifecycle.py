@@ -29,6 +29,9 @@ from app.services.cases import Cases, checks_of
 from app.services.examining import looks_at_facts
 from app.services.recording import tell
 
+TURN_WAIT = timedelta(seconds=1)
+"""How soon to look again when another promotion of the alias is being applied."""
+
 LOOK_AGAIN = timedelta(minutes=2)
 """How soon facts are looked at again that nobody tells us of when they change, such as a run's tags."""
 
@@ -71,8 +74,11 @@ class Lifecycle:
         if state is not promotion.state:
             waits_again = state is State.PENDING
             tell(work, "promotion.waits_again" if waits_again else f"promotion.{state}", after, actor=actor)
-        if state is State.APPROVED and not begins_next and passes(statuses, Gate.APPLICATION):
-            await work.jobs.advance_promotion(after.id)
+        if state is State.APPROVED and not begins_next:
+            if passes(statuses, Gate.APPLICATION):
+                await work.jobs.advance_promotion(after.id)
+            elif waits_for_its_turn(statuses):
+                await work.jobs.advance_promotion(after.id, at=now + TURN_WAIT)
         return after, statuses
 
     @staticmethod

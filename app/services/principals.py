@@ -88,7 +88,7 @@ def _unknown(principal_id: str) -> NotFound:
 
 
 class Noticing:
-    """Notices that somebody whose word counts somewhere has come with a newer token that says something else of them."""
+    """Notices that somebody whose word may count somewhere came with a newer token that says something else of them."""
 
     def __init__(self, unit_of_work: UnitOfWorkFactory) -> None:
         self._unit_of_work = unit_of_work

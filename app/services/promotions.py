@@ -618,8 +618,8 @@ class Promotions:
         for older in await work.promotions.waiting(newer.key):
             if newer.kind is Kind.PROMOTION and older.kind is not Kind.PROMOTION:
                 raise Conflict(
-                    f"{older.id} ({older.kind.replace('_', ' ')}) waits for the same alias, and an ordinary promotion does "
-                    "not take its place.",
+                    f"{older.id} ({older.kind.replace('_', ' ')}) waits for the same alias, and an ordinary promotion "
+                    "does not take its place.",
                     promotion=older.id,
                     state=older.state.value,
                 )

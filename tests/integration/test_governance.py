@@ -416,3 +416,17 @@ async def test_a_version_that_was_copied_from_another_model_is_promoted_with_the
     done = await court.promoted(prod, version)
     assert court.mlflow.holder(prod) == version
     assert done.digest == (await court.promoted(dev, "1")).digest
+
+
+async def test_what_is_approved_while_another_is_applied_has_a_job_for_its_turn(court: Court) -> None:
+    model = court.model(versions=2)
+    await court.policy(models=model)
+    first = await court.ask(model, "1")
+    await court.approve(first)
+    assert (await court.worker.advancing._begin(await court.get(first))).state is State.APPLYING
+    second = await court.ask(model, "2")
+    await court.approve(second)
+    assert await court.jobs(second) == 1
+    assert (await court.work(second)).state is State.APPROVED
+    assert (await court.work(first)).state is State.APPLIED
+    assert (await court.work(second)).state is State.STALE  # another holds the alias now than when it was asked for

@@ -59,7 +59,7 @@ def test_the_native_call_opens_a_promotion_and_says_where(
     first = refused(set_alias(service, "scientist", model, "production", "1", api=api))
     again = refused(set_alias(service, "scientist", model, "production", "1", api=api))
     assert first["promotion"] == again["promotion"]
-    assert first["link"] in first["message"]
+    assert f"{service.url}/console/promotions/{first['promotion']}" in first["message"]
     assert "policy 'production'" in first["message"]
     promotion = service.follow(first["promotion"], "pending")
     assert promotion["link"] == first["link"]

@@ -83,6 +83,7 @@ BAD: Mapping[str, Any] = {
     "promotion": {"requested_at": "2026-11-02T00:00:00Z", "reason": "because"},
 }
 
+LATE = "timestamp('9999-12-31T23:00:00Z')"
 expressions = CelExpressions()
 
 
@@ -170,8 +171,7 @@ def test_each_clause_says_what_it_saw() -> None:
         ("has(holder.run.id)", "holder.run is not known"),
         ("!has(holder.run.id)", "holder.run is not known"),
         (
-            "timestamp('9999-12-31T00:00:00Z') + (promotion.requested_at - candidate.run.ended_at)"
-            + " > candidate.created_at",
+            f"{LATE} + (candidate.created_at - candidate.run.ended_at) > candidate.created_at",
             "beyond the calendar",
         ),
         ("1 > 2", "it is never so"),

@@ -219,6 +219,7 @@ def test_approvals_are_void_when_what_was_looked_at_changes_and_only_then() -> N
     assert what_changed(approved, {"checks.ci": "pass"}) == 'candidate.tags.risk was "low" and is gone'
     assert what_changed(approved, {**approved, "checks.ci": "fail"}) == "checks.ci was pass and is fail"
     assert what_changed(approved, {"candidate.tags.risk": '"low"'}) is None  # a verdict that ran out is waited for
+    assert what_changed({"checks.ci": "fail"}, {"checks.ci": "pass"}) is None
 
 
 _GROUPS = st.frozensets(st.sampled_from(["ml", "risk"]))

@@ -1,0 +1,156 @@
+"""Builds a gateway."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from app.adapters.clock import SystemClock
+from app.adapters.mlflow_registry import MlflowRegistry
+from app.adapters.postgres.changes import PostgresChanges
+from app.adapters.postgres.unit_of_work import Database
+from app.adapters.secrets import Secrets
+from app.adapters.webhook_sender import WebhookSender
+from app.adapters.webhook_signatures import StandardWebhooks
+from app.bootstrap.door import open_admission, open_door
+from app.bootstrap.governance import assertion_of, governance_of, policies_of, promotions_of
+from app.bootstrap.identity import open_identity
+from app.domain.errors import CountersignError
+from app.domain.grants import DEFAULT_WORKSPACE, grants_of_roles
+from app.ports import Clock
+from app.proxy import Admission, Proxy
+from app.routers.browser_pages import PagesForBrowsers
+from app.routers.services import Services
+from app.services.aliases import Aliases
+from app.services.callbacks import Callbacks
+from app.services.checks import Checks
+from app.services.comments import Comments
+from app.services.contributing import Contributing
+from app.services.delegations import Delegations
+from app.services.deliveries import Deliveries
+from app.services.deployments import Deployments
+from app.services.drifts import Drifts
+from app.services.events import Events
+from app.services.explaining import Explaining
+from app.services.grants import Grants
+from app.services.health import Health
+from app.services.principals import Principals
+from app.services.recording import AuditTrail
+from app.services.resolution import Resolver
+from app.services.reviews import Reviews
+from app.settings import Settings
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What one gateway process serves."""
+
+    proxy: Proxy
+    services: Services
+    changes: PostgresChanges
+    origins: frozenset[str]
+    """Whose scripts may call us (CORS)."""
+
+
+@asynccontextmanager
+async def open_gateway(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Gateway]:
+    """Everything a gateway needs, closed in reverse order at the end."""
+    async with AsyncExitStack() as stack:
+        database = Database(settings.database_url.get_secret_value())
+        stack.push_async_callback(database.close)
+        assertion = assertion_of(settings)
+        registry = MlflowRegistry(settings.upstream_urls, assertion, has_workspaces=settings.workspaces)
+        stack.push_async_callback(registry.close)
+        clock, secrets, work = clock or SystemClock(), Secrets(), database.unit_of_work
+        changes = PostgresChanges(settings.database_url.get_secret_value())
+        changes.start()
+        stack.push_async_callback(changes.close)
+        audit, pages = AuditTrail(work, clock), PagesForBrowsers(settings.public_url)
+        identity = await open_identity(stack, settings, database, changes, clock, audit)
+        admission = open_admission(stack, settings, assertion)
+        contributing = Contributing(work, clock)
+        governance = governance_of(settings, database, registry, clock, contributing)
+        promotions = promotions_of(governance, database, changes, clock)
+        proxy = open_door(
+            stack,
+            settings,
+            work,
+            registry,
+            clock,
+            assertion=assertion,
+            admission=admission,
+            promotions=promotions,
+            contributing=contributing,
+            identity=identity,
+            audit=audit,
+            pages=pages,
+        )
+        deployments, operators_grants = Deployments(work, clock), grants_of_roles(settings.roles)
+        services = Services(
+            authentication=identity.authentication,
+            promotions=promotions,
+            checks=Checks(
+                work,
+                clock,
+                pinning=governance.pinning,
+                measuring=governance.measuring,
+                lifecycle=governance.lifecycle,
+            ),
+            comments=Comments(work, clock),
+            reviews=Reviews(work, clock, lifecycle=governance.lifecycle),
+            delegations=Delegations(work, clock),
+            aliases=Aliases(work, registry),
+            drifts=Drifts(work),
+            events=Events(work, changes),
+            resolver=Resolver(work, registry, changes, artifacts_destination=settings.artifacts_destination),
+            policies=policies_of(database, clock),
+            deployments=deployments,
+            callbacks=Callbacks(deployments, secrets, StandardWebhooks()),
+            deliveries=Deliveries(work, WebhookSender(), secrets, deployments, clock),
+            audit=audit,
+            health=Health(
+                {
+                    "database": database.check_alive,
+                    "mlflow": partial(_check_mlflow, registry, admission),
+                    "identity_provider": identity.check_alive,
+                },
+                {"mlflow": admission.note},
+            ),
+            pages=pages,
+            public_url=settings.public_url,
+            sign_in=identity.sign_in,
+            sessions=identity.sessions,
+            grants=Grants(work, clock, settings=operators_grants, experiment_of=partial(_experiment_of, registry)),
+            principals=Principals(work, clock),
+            explaining=Explaining(work, operators_grants),
+            token_days=settings.token_days,
+            tokens=identity.tokens,
+            logins=identity.logins,
+            exchange=identity.exchange,
+            discovery=identity.discovery,
+            refusals=identity.refusals,
+        )
+        with suppress(CountersignError):  # a database that is away for a moment is no reason not to start
+            if await services.grants.nobody_administers():
+                _log.warning("nobody_administers", hint="set COUNTERSIGN_ROLES, or `countersign apply` a Grant")
+        origins = identity.clients.origins | frozenset(settings.allowed_origins)
+        yield Gateway(proxy, services, changes, origins)
+
+
+async def _experiment_of(registry: MlflowRegistry, workspace: str, name: str) -> str | None:
+    """The id of an experiment that somebody may own."""
+    found = await registry.experiment_named(name, None if workspace == DEFAULT_WORKSPACE else workspace)
+    # Some databases find `Fraud` by `fraud`: that is another name to grants.
+    return found.id if found and found.name == name else None
+
+
+async def _check_mlflow(registry: MlflowRegistry, admission: Admission) -> None:
+    """It answers us, and callers are let through to it: that may be known a moment later."""
+    await registry.check_alive()
+    admission.check_alive()
