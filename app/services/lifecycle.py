@@ -20,6 +20,7 @@ from app.domain.assessing import (
     next_state,
     passes,
     waits_for,
+    waits_for_its_turn,
     what_changed,
 )
 from app.domain.audit import SYSTEM_WORKER, Actor
