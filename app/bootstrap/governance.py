@@ -53,6 +53,7 @@ def governance_of(
         pinning=Pinning(work, registry, artifacts_destination=destination),
         measuring=Measuring(work, store, clock, topic_of=topic_of),
         examining=Examining(
+            work,
             facts=Evidence(registry, store, load_or_nothing, artifacts_destination=destination),
             expressions=CelExpressions(),
             signatures=ModelSignatures(settings.sigstore_trust_file),

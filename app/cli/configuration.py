@@ -45,6 +45,8 @@ def apply(
     """
     url, roles = database_url(), operators_roles()
     documents = [source for path in file for source in read_documents(path)]
+    if not documents:
+        typer.echo("There are no documents in these files.")
 
     async def run(*, dry: bool) -> Sequence[Change]:
         from app.bootstrap import open_operator

@@ -14,6 +14,17 @@ LARGEST = 1024 * 1024
 """Bytes of one file: as much as the API takes."""
 
 
+_HINTS = (
+    ("<block end>", "look at the indentation"),
+    ("mapping values are not allowed", "look at the indentation, and at quotes round a text that has `: ` in it"),
+    ("expected alphabetic or numeric", "what begins with * or & needs quotes"),
+    ("expected ' '", "what begins with ! needs quotes"),
+    ("could not determine a constructor", "what begins with ! needs quotes"),
+    ("cannot start any token", "what begins with @, ` or % needs quotes, and lines begin with spaces, not tabs"),
+)
+"""What people have done, as a rule, where PyYAML says so."""
+
+
 def read_documents(file: Path) -> list[Source]:
     """The documents of a file; empty ones are left out.
 
@@ -32,4 +43,6 @@ def read_documents(file: Path) -> list[Source]:
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         place = f", line {where.line + 1}, column {where.column + 1}" if where else ""
-        raise InvalidInput(f"{file}{place}", f"expected YAML: {getattr(error, 'problem', None) or error}") from None
+        said = str(getattr(error, "problem", None) or error)
+        hint = next((f" ({hint})" for sign, hint in _HINTS if sign in said), "")
+        raise InvalidInput(f"{file}{place}", f"expected YAML: {said}{hint}") from None

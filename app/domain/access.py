@@ -1,6 +1,6 @@
 """What a principal may do: their grants, and the most that the credential they came with may do.
 
-Who may decide on a promotion is also the say of its policy (``app/domain/policies.py``).
+Who may decide on a promotion is also the say of its policy (``app/domain/policies``).
 """
 
 from __future__ import annotations

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from app.domain.legible import listed
 from app.domain.policies import Approval, Check, Rejection, RuleProgress, assign
 from app.domain.promotions import Decision, Kind, Outcome, Promotion, State
 from app.domain.windows import Opening
@@ -328,11 +329,13 @@ def is_blocked(statuses: Iterable[RuleStatus]) -> bool:
 def waits_for(statuses: Iterable[RuleStatus]) -> str:
     """What is missing, for a person to read, in one line."""
     missing = [
-        f"{status.missing} approval{'s' * (status.missing > 1)} by {status.who}" if status.missing else status.message
+        f"{status.missing} approval{'s' * (status.missing > 1)} by {status.who}"
+        if status.missing
+        else f"{status.name} ({status.message.rstrip('.')})"
         for status in statuses
         if not status.holds
     ]
-    return " and ".join(each.rstrip(".") for each in missing) or "nothing"
+    return listed(missing) or "nothing"
 
 
 def progress_of(case: Case) -> tuple[RuleProgress, ...]:
@@ -404,7 +407,7 @@ def _places(case: Case) -> int:
 
 
 def _text(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds")
+    return f"{moment.astimezone(UTC):%a %Y-%m-%d %H:%M} UTC"
 
 
 def _span(span: timedelta) -> str:

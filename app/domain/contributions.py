@@ -18,6 +18,7 @@ from itertools import pairwise
 from app.domain.errors import Unresolvable
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.identity import Identity
+from app.domain.legible import listed
 from app.domain.promotions import Promotion
 from app.domain.routes import Guard, Route
 from app.domain.storage import ancestors, artifact_root
@@ -237,7 +238,7 @@ def involved(promotion: Promotion, contributions: Iterable[Contribution]) -> Inv
         f"who wrote the artifacts of {version}": not did[Hand.ARTIFACT],
     }
     return Involved(
-        {principal_id: " and ".join(parts) for principal_id, parts in said.items()},
+        {principal_id: listed(parts) for principal_id, parts in said.items()},
         tuple(what for what, is_missing in missing.items() if is_missing),
     )
 

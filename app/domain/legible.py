@@ -1,4 +1,4 @@
-"""What a person may be shown: texts that somebody else chose, with nothing that hides or turns round; and sizes.
+"""What a person may be shown: texts that somebody else chose, with nothing that hides or turns round; sizes; lists.
 
 Names, tags and reasons are anybody's. Characters that are not seen, or that change the order of those around them,
 could make one thing look like another: they are shown by their code points.
@@ -7,6 +7,7 @@ could make one thing look like another: they are shown by their code points.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _HIDING = re.compile(
     "["
@@ -25,6 +26,12 @@ _HIDING = re.compile(
 def legible(text: str) -> str:
     """The text with each character that hides or turns something round written as ``[U+202E]``."""
     return _HIDING.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
+
+
+def listed(parts: Iterable[str]) -> str:
+    """Several things in a sentence: ``a, b and c``."""
+    *others, last = [*parts] or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def written_size(size: float) -> str:

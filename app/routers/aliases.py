@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime
 
 from app.domain.access import Permission
 from app.domain.grants import DEFAULT_WORKSPACE
@@ -17,6 +16,7 @@ from app.routers.schemas.shared import (
     Cursor,
     IdempotencyKey,
     Limit,
+    Moment,
     Page,
     Workspace,
     read_number_cursor,
@@ -35,7 +35,7 @@ async def get_alias(
     principal: CurrentPrincipal,
     services: ServicesOf,
     workspace: Workspace = DEFAULT_WORKSPACE,
-    at: Annotated[AwareDatetime | None, Query(description="A time with its zone: who held it then.")] = None,
+    at: Annotated[Moment | None, Query(description="A time with its zone: who held it then.")] = None,
 ) -> AliasAnswer:
     """The holder now, or at any time in the past, of any alias."""
     return alias_answer(await services.aliases.get(principal, AliasKey(workspace, model, alias), at=at))
@@ -49,7 +49,7 @@ async def get_alias_history(
     principal: CurrentPrincipal,
     services: ServicesOf,
     workspace: Workspace = DEFAULT_WORKSPACE,
-    until: Annotated[AwareDatetime | None, Query(description="Only what began up to this time.")] = None,
+    until: Annotated[Moment | None, Query(description="Only what began up to this time.")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Page[HeldAnswer]:

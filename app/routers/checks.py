@@ -7,14 +7,23 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from app.domain.access import Permission
 from app.domain.checks import LONGEST_LIFE, LONGEST_LINK, LONGEST_MESSAGE, PostedCheck, Posting, Verdict
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.routers.access import CurrentPrincipal, GuardedRoute, needs
 from app.routers.schemas.promotions import PersonAnswer
-from app.routers.schemas.shared import Answer, Cursor, Limit, Page, Request, read_number_cursor, write_number_cursor
+from app.routers.schemas.shared import (
+    Answer,
+    Cursor,
+    Limit,
+    Moment,
+    Page,
+    Request,
+    read_number_cursor,
+    write_number_cursor,
+)
 from app.routers.services import ServicesOf
 from app.services.checks import Listed
 
@@ -43,7 +52,7 @@ class PostCheck(Request):
     expires_in: int | None = Field(
         default=None, ge=1, le=int(LONGEST_LIFE.total_seconds()), description="Seconds for which it counts."
     )
-    expires_at: AwareDatetime | None = Field(default=None, description="Or the time, with its zone, when it ends.")
+    expires_at: Moment | None = Field(default=None, description="Or the time, with its zone, when it ends.")
 
     def posting(self, name: str) -> Posting:
         return Posting(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from app.domain.access import Permission
 from app.domain.delegations import LONGEST_REASON
@@ -17,6 +17,7 @@ from app.routers.schemas.shared import (
     Cursor,
     IdempotencyKey,
     Limit,
+    Moment,
     Page,
     Request,
     read_cursor,
@@ -39,8 +40,8 @@ class CreateDelegation(Request):
         description="Administrators: id or exact name of who is away. Else it is you.",
     )
     models: str = Field(default="*", max_length=500, description="A pattern of the models it is about.")
-    starts_at: AwareDatetime | None = Field(default=None, description="From when; from now if it is left out.")
-    ends_at: AwareDatetime = Field(description="Until when, at most 90 days from now.")
+    starts_at: Moment | None = Field(default=None, description="From when; from now if it is left out.")
+    ends_at: Moment = Field(description="Until when, at most 90 days from now.")
     reason: str = Field(default="", max_length=LONGEST_REASON, examples=["on leave"])
 
 
@@ -97,8 +98,8 @@ async def create_delegation(
         to=body.to,
         giver=body.delegator,
         models=body.models,
-        starts_at=body.starts_at.astimezone(UTC) if body.starts_at else None,
-        ends_at=body.ends_at.astimezone(UTC),
+        starts_at=body.starts_at,
+        ends_at=body.ends_at,
         reason=body.reason,
         idempotency_key=idempotency_key,
     )

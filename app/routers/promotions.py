@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from pydantic import AwareDatetime
 
 from app.domain.access import Permission
 from app.domain.grants import DEFAULT_WORKSPACE
@@ -22,7 +21,7 @@ from app.routers.schemas.promotions import (
     promotion_answer,
     promotion_detail,
 )
-from app.routers.schemas.shared import Cursor, Limit, Page, Wait, read_cursor, write_cursor
+from app.routers.schemas.shared import Cursor, Limit, Moment, Page, Wait, read_cursor, write_cursor
 from app.routers.services import ServicesOf
 from app.services.promotions import Wanted
 
@@ -95,7 +94,7 @@ async def explain_promotion(
     alias: str,
     version: str,
     workspace: str = DEFAULT_WORKSPACE,
-    scheduled_for: Annotated[AwareDatetime | None, Query(description="As if it were scheduled for this time.")] = None,
+    scheduled_for: Annotated[Moment | None, Query(description="As if it were scheduled for this time.")] = None,
 ) -> Explanation:
     """What would stand between this version and this alias, rule by rule. Nothing is written."""
     wanted = Wanted(AliasKey(workspace, model, alias), version, scheduled_for=scheduled_for)
@@ -115,7 +114,7 @@ async def get_promotion(
 ) -> PromotionDetail:
     """One promotion. With `wait`, answers as soon as it changes, or at once when it is settled."""
     if wait:
-        seen = _revision(if_none_match)
+        seen = _revision(if_none_match, promotion_id)
         await services.promotions.wait(principal, promotion_id, seen_revision=seen, timeout_s=wait)
         principal = await authenticated_again(request, services)
     promotion = await services.promotions.get(principal, promotion_id)
@@ -143,7 +142,7 @@ async def approve_promotion(
         Outcome.APPROVE,
         reason=said.reason,
         on_behalf_of=said.on_behalf_of,
-        seen_revision=_revision(if_match),
+        seen_revision=_revision(if_match, promotion_id),
     )
     return _answer(promotion, services, response)
 
@@ -166,7 +165,7 @@ async def reject_promotion(
         Outcome.REJECT,
         reason=said.reason,
         on_behalf_of=said.on_behalf_of,
-        seen_revision=_revision(if_match),
+        seen_revision=_revision(if_match, promotion_id),
     )
     return _answer(promotion, services, response)
 
@@ -191,9 +190,10 @@ def _etag(promotion: Promotion) -> str:
     return f'"{promotion.id}.{promotion.revision}"'
 
 
-def _revision(etag: str | None) -> int | None:
-    """The revision in one of our ETags; -1, which no promotion has, in any other."""
+def _revision(etag: str | None, promotion_id: str) -> int | None:
+    """The revision in an ETag of this promotion; -1, which none has, in any other."""
     if etag is None:
         return None
-    number = etag.strip().removeprefix("W/").strip('"').rpartition(".")[2]
-    return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else -1
+    seen_id, _, number = etag.strip().removeprefix("W/").strip('"').rpartition(".")
+    is_ours = seen_id == promotion_id and number.isascii() and number.isdigit() and len(number) < 10
+    return int(number) if is_ours else -1

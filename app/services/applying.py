@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from app.adapters.postgres.aliases import Holder
 from app.adapters.postgres.unit_of_work import UnitOfWork
-from app.domain.companions import Step, steps_of
+from app.domain.companions import Step, former_holder, steps_of
 from app.domain.deliveries import Delivery, DeliveryState
 from app.domain.deployments import Target, all_ready
 from app.domain.errors import CountersignError, NotFound, Unavailable, Unresolvable
@@ -230,11 +230,11 @@ class Applying:
             principal_name=promotion.requested_by_name,
         )
         await work.history.add(held)
-        previous = promotion.policy.companions.previous
-        if previous and promotion.from_version and promotion.from_version != promotion.to_version:
+        previous, former = promotion.policy.companions.previous, former_holder(promotion)
+        if previous and former:
             key = AliasKey(promotion.workspace, promotion.model, previous)
             await work.promotions.lock_alias(key)
-            await work.history.add(replace(held, key=key, version=promotion.from_version, cause="companion"))
+            await work.history.add(replace(held, key=key, version=former, cause="companion"))
 
     async def _end_what_is_rolled_back(self, work: UnitOfWork, rollback: Promotion) -> None:
         if rollback.rolls_back is None:

@@ -118,20 +118,24 @@ class Cases:
         people: Mapping[str, KnownPrincipal],
         barred: Mapping[str, str],
     ) -> Vote:
-        known = people.get(decision.authority)
-        if known is None:
-            return Vote(decision, decision.roles, decision.groups)
-        vote = Vote(decision, await _roles(work, promotion, known, book), known.identity.groups)
+        known, actor = people.get(decision.authority), people.get(decision.principal_id)
+        vote, may_decide = Vote(decision, decision.roles, decision.groups), True
+        if known is not None:
+            access, on = book.access_of(known.identity), await _alias(work, promotion)
+            roles = frozenset(role.value for role in access.roles_on(on))
+            vote = Vote(decision, roles, known.identity.groups)
+            may_decide = access.may(Permission.PROMOTIONS_DECIDE, on)
         lost = None
         if decision.outcome is Outcome.APPROVE:
-            actor = people.get(decision.principal_id)
-            if known.disabled_at or (actor and actor.disabled_at):
+            if any(each and each.disabled_at for each in (known, actor)):
                 lost = "an administrator has disabled the account"
             elif hand := barred.get(decision.principal_id) or barred.get(decision.authority):
                 lost = hand
+            elif not may_decide:
+                lost = "may not decide on it any more"
             elif not _is_named(promotion, vote):
                 lost = "is not what the policy asks for any more"
-        return Vote(decision, vote.roles, vote.groups, lost)
+        return replace(vote, lost=lost)
 
     async def authority(self, work: UnitOfWork, promotion: Promotion, principal_id: str) -> Authority | None:
         """What somebody has now; none if nobody of this id is known."""
@@ -178,12 +182,6 @@ def _claimed_names(facts: Mapping[str, object]) -> Iterable[str]:
         yield from (name for name in found if isinstance(name, str))
 
 
-async def _roles(work: UnitOfWork, promotion: Promotion, known: KnownPrincipal, book: Book) -> frozenset[str]:
-    """The roles that somebody has on the alias of a promotion now."""
-    on = await _alias(work, promotion)
-    return frozenset(role.value for role in book.access_of(known.identity).roles_on(on))
-
-
 async def _alias(work: UnitOfWork, promotion: Promotion) -> Resource:
     """The alias of a promotion, with who owns the model."""
     owners = await work.owners.of("model", promotion.workspace, [promotion.model])
@@ -213,13 +211,14 @@ async def checks_of(
     wanted = [check for check in promotion.policy.checks if check.kind is CheckKind.POSTED]
     if not wanted:
         return results
-    posted = await work.checks.of_version(
+    posted = await work.checks.last_words(
         promotion.workspace,
         promotion.model,
         promotion.to_version,
         model_created_at=promotion.model_created_at,
         version_created_at=promotion.version_created_at,
         names=[check.name for check in wanted],
+        digest=promotion.digest,
     )
     return {**results, **{check.name: _verdict(check, promotion, posted, at) for check in wanted}}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from app.domain.digests import FileDigest, StoredFile, tree_digest
+from app.domain.digests import FileDigest, StoredFile
 from app.domain.errors import NotFound, TooLarge, Unresolvable
 from app.domain.formats import PICKLES, START, format_of
 from app.domain.mlmodel import LONGEST_TEXT, facts_of, python_of, requirements_of
@@ -32,26 +32,29 @@ _LARGEST_TEXT_FILE = 256 * 1024
 _MOST_LOOKED_INTO = 2_000
 """Files of which the first bytes are read, the largest first: on S3 each is a request."""
 _MOST_ENTRIES = 5_000
-"""Tags, parameters or metrics; beyond them, those later by name are not known."""
+"""Tags, parameters or metrics. Where there are more, none are known: else some could be hidden behind others."""
 _MOST_MEASURING_RUNS = 10
 _EVERYTHING = ""
 _OF_RUN = frozenset({"run", "has_run", "metrics", "params", "datasets", "dvc_hash", "git_commit"})
 _OF_FORMATS = frozenset({"files", "formats", "has_pickle"})
 _OF_FILES = _OF_FORMATS | {"flavors", "has_signature", "signature", "has_input_example", "has_code", "environment"}
-_OF_FILES |= {"digest", "file_count", "size"}
+_OF_FILES |= {"file_count", "size"}
 _NO_NUMBERS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 _DVC = re.compile(r"dvc(?:[._-][a-z0-9._-]+)?[._-](?:hash|md5|rev|version)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Artifacts:
-    """What is known of a version's files already; what is not is looked up.
+class Known:
+    """What is known of a version's bytes already.
 
-    ``digests`` are those of exactly these ``files``.
+    ``digest`` is that of the version made at ``version_created_at`` (none: of whichever there is): numbers are given
+    anew. ``files`` says, where it is at hand, what the files must be that are looked into; it adds no fact, so that the
+    facts are the same without it.
     """
 
-    files: Sequence[StoredFile] | None = None
-    digests: Sequence[FileDigest] = ()
+    digest: str | None = None
+    version_created_at: int | None = None
+    files: Sequence[FileDigest] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,8 @@ class Asked:
     requested_at: datetime
     requested_by: str = ""
     reason: str = ""
-    candidate_artifacts: Artifacts = field(default_factory=Artifacts)
-    holder_artifacts: Artifacts = field(default_factory=Artifacts)
+    candidate_known: Known = field(default_factory=Known)
+    holder_known: Known = field(default_factory=Known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +83,10 @@ class _Needs:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One of the two versions: what is known of it, and of its files."""
+    """One of the two versions: what is found of it; and its files, if they were looked at and can be."""
 
     facts: Facts
-    artifacts: Artifacts
+    files: Sequence[StoredFile] | None = None
 
 
 class Evidence:
@@ -110,7 +113,7 @@ class Evidence:
             Unavailable: MLflow or the artifact store does not answer.
         """
         candidate, holder = await asyncio.gather(
-            self._version(asked.key, asked.version, asked.candidate_artifacts, _needs(wanted, "candidate")),
+            self._version(asked.key, asked.version, asked.candidate_known, _needs(wanted, "candidate")),
             self._holder(asked, _needs(wanted, "holder")),
         )
         return {
@@ -130,16 +133,18 @@ class Evidence:
     async def _holder(self, asked: Asked, needs: _Needs) -> _Side:
         if asked.holder is not None and needs.version:
             with suppress(NotFound):  # the alias points to a version that was deleted: nobody serves it
-                return await self._version(asked.key, asked.holder, asked.holder_artifacts, needs)
-            return _Side({"exists": False}, Artifacts())
-        return _Side({"exists": asked.holder is not None}, Artifacts())
+                return await self._version(asked.key, asked.holder, asked.holder_known, needs)
+            return _Side({"exists": False})
+        return _Side({"exists": asked.holder is not None})
 
-    async def _version(self, key: AliasKey, version: str, known: Artifacts, needs: _Needs) -> _Side:
+    async def _version(self, key: AliasKey, version: str, known: Known, needs: _Needs) -> _Side:
         details = await self._registry.describe_version(key.model, version, workspace=key.workspace)
         of_run, of_files = await asyncio.gather(
             self._run(key, details, needs), self._artifacts(key, details.version.source_uri, known, needs)
         )
-        return _Side(_present({**_said(details), **of_run, **of_files.facts}), of_files.artifacts)
+        is_known = known.version_created_at in {None, details.version.created_at}
+        digest = {"digest": known.digest if is_known else None}
+        return _Side(_present({**_said(details), **digest, **of_run, **of_files.facts}), of_files.files)
 
     async def _run(self, key: AliasKey, details: VersionDetails, needs: _Needs) -> Facts:
         run_id, model_id = details.version.run_id, details.model_id
@@ -149,7 +154,7 @@ class Evidence:
         model = await self._registry.describe_logged_model(model_id, workspace=key.workspace) if model_id else None
         return {**_said_of_run(details, run, model), "metrics": await self._metrics(key, run, model)}
 
-    async def _metrics(self, key: AliasKey, run: RunDetails | None, model: LoggedModelDetails | None) -> Facts:
+    async def _metrics(self, key: AliasKey, run: RunDetails | None, model: LoggedModelDetails | None) -> Facts | None:
         """Those of its run; and those by which other runs measured the model, under names that its own run has not."""
         found = dict(run.metrics) if run else {}
         others = {name: each for name, each in model.measured_by.items() if name not in found} if model else {}
@@ -160,28 +165,26 @@ class Evidence:
                     found[name] = value
         return _metrics(found)
 
-    async def _artifacts(self, key: AliasKey, source_uri: str, known: Artifacts, needs: _Needs) -> _Side:
+    async def _artifacts(self, key: AliasKey, source_uri: str, known: Known, needs: _Needs) -> _Side:
         if not needs.files:
-            return _Side({}, Artifacts())
+            return _Side({})
         try:
             uri = physical_uri(source_uri, destination=self._destination, workspace=key.workspace)
-            files = known.files if known.files is not None else await self._store.stored(uri)
+            files = await self._store.stored(uri)
             starts = await self._starts(uri, files) if needs.formats else {}
             facts = await self._mlmodel(uri, {file.path for file in files}, known)
         except Unresolvable:
-            return _Side({}, Artifacts())  # nothing is known of them, and no check that looks at them holds
-        if known.digests:
-            facts["digest"] = tree_digest(known.digests)
+            return _Side({})  # nothing is known of them, and no check that looks at them holds
         facts |= {"file_count": len(files), "size": sum(file.size for file in files)}
         if needs.formats:
             facts |= _formats(files, starts)
-        return _Side(facts, Artifacts(files, known.digests))
+        return _Side(facts, files)
 
     async def _starts(self, uri: str, files: Sequence[StoredFile]) -> Mapping[str, bytes]:
         largest = sorted(files, key=lambda file: file.size, reverse=True)[:_MOST_LOOKED_INTO]
         return await self._store.starts(uri, largest, length=START)
 
-    async def _mlmodel(self, uri: str, paths: Collection[str], known: Artifacts) -> Facts:
+    async def _mlmodel(self, uri: str, paths: Collection[str], known: Known) -> Facts:
         small = {path: await self._text(uri, path, known) for path in _SMALL_FILES if path in paths}
         facts = facts_of(await self._document(small.get("MLmodel")), paths)
         environment = facts.get("environment")
@@ -199,12 +202,12 @@ class Evidence:
     async def _document(self, text: bytes | None) -> object:
         return None if text is None else await asyncio.to_thread(self._read_yaml, text)
 
-    async def _text(self, uri: str, path: str, known: Artifacts) -> bytes | None:
+    async def _text(self, uri: str, path: str, known: Known) -> bytes | None:
         try:
             content = await self._store.read(uri, path, limit=_LARGEST_TEXT_FILE)
         except TooLarge:
             return None
-        digest = next((file.sha256 for file in known.digests if file.path == path), None)
+        digest = next((file.sha256 for file in known.files if file.path == path), None)
         if digest is not None and digest != hashlib.sha256(content).hexdigest():
             raise Unresolvable(f"{path} is not the file that was digested.")
         return content
@@ -231,7 +234,9 @@ def _formats(files: Sequence[StoredFile], starts: Mapping[str, bytes]) -> Facts:
         for file in sorted(files, key=lambda file: file.path)
     ]
     formats = {str(file["format"]) for file in described}
-    return {"files": described, "formats": sorted(formats), "has_pickle": not formats.isdisjoint(PICKLES)}
+    has_pickle = not formats.isdisjoint(PICKLES)
+    is_known = has_pickle or all(file.path in starts or not file.size for file in files)
+    return {"files": described, "formats": sorted(formats), **({"has_pickle": has_pickle} if is_known else {})}
 
 
 def _said(details: VersionDetails) -> Facts:
@@ -278,7 +283,9 @@ def _run(run: RunDetails) -> Facts:
     )
 
 
-def _datasets(run: RunDetails) -> list[Facts]:
+def _datasets(run: RunDetails) -> list[Facts] | None:
+    if len(run.datasets) > _MOST_ENTRIES:
+        return None
     return [
         _present(
             {
@@ -289,7 +296,7 @@ def _datasets(run: RunDetails) -> list[Facts]:
                 "source": _clean(each.source) or None,
             }
         )
-        for each in run.datasets[:_MOST_ENTRIES]
+        for each in run.datasets
     ]
 
 
@@ -305,7 +312,7 @@ def _difference(candidate_side: _Side, holder_side: _Side) -> Facts:
     """What changes when the candidate takes the holder's place; what one side does not say is left out."""
     candidate, holder = candidate_side.facts, holder_side.facts
     ours, theirs = (_lines(side, "environment", "requirements") for side in (candidate, holder))
-    files = _files_changed(candidate_side.artifacts, holder_side.artifacts)
+    files = _files_changed(candidate_side.files, holder_side.files)
     return _present(
         {
             **files,
@@ -337,7 +344,7 @@ def _names_changed(one: object, other: object) -> list[str]:
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
-def _metrics_changed(candidate: Facts, holder: Facts) -> Facts:
+def _metrics_changed(candidate: Facts, holder: Facts) -> Facts | None:
     ours, theirs = candidate.get("metrics"), holder.get("metrics")
     if not isinstance(ours, dict) or not isinstance(theirs, dict):
         return {}
@@ -354,26 +361,24 @@ def _lines(side: Facts, *names: str) -> set[str] | None:
     return set(value) if isinstance(value, list) else None
 
 
-def _files_changed(candidate: Artifacts, holder: Artifacts) -> Facts:
-    if candidate.files is None or holder.files is None:
+def _files_changed(candidate: Sequence[StoredFile] | None, holder: Sequence[StoredFile] | None) -> Facts:
+    if candidate is None or holder is None:
         return {}
-    ours, theirs = {file.path for file in candidate.files}, {file.path for file in holder.files}
-    facts: Facts = {"added_files": sorted(ours - theirs), "removed_files": sorted(theirs - ours)}
-    if candidate.digests and holder.digests:
-        before = {file.path: file.sha256 for file in holder.digests}
-        facts["changed_files"] = sorted(
-            file.path for file in candidate.digests if before.get(file.path, file.sha256) != file.sha256
-        )
-    return facts
+    ours, theirs = {file.path for file in candidate}, {file.path for file in holder}
+    return {"added_files": sorted(ours - theirs), "removed_files": sorted(theirs - ours)}
 
 
-def _metrics(values: Mapping[str, float | str]) -> dict[str, object]:
+def _metrics(values: Mapping[str, float | str]) -> Facts | None:
     """JSON has no NaN: it is written as MLflow does."""
-    return {_clean(name): _NO_NUMBERS.get(str(value), value) for name, value in sorted(values.items())[:_MOST_ENTRIES]}
+    if len(values) > _MOST_ENTRIES:
+        return None
+    return {_clean(name): _NO_NUMBERS.get(str(value), value) for name, value in sorted(values.items())}
 
 
-def _entries(values: Mapping[str, str]) -> dict[str, object]:
-    return {_clean(name): _clean(value) for name, value in sorted(values.items())[:_MOST_ENTRIES]}
+def _entries(values: Mapping[str, str]) -> Facts | None:
+    if len(values) > _MOST_ENTRIES:
+        return None
+    return {_clean(name): _clean(value) for name, value in sorted(values.items())}
 
 
 def _time(milliseconds: int) -> str | None:

@@ -15,7 +15,8 @@ from app.domain.promotions import Kind, Promotion
 from app.domain.signatures import MOST_BYTES
 from app.domain.verdicts import Deny
 from app.ports import Clock, Expressions, ObjectStore, SignatureChecker
-from app.services.evidence import Asked, Evidence
+from app.services.evidence import Asked, Evidence, Known
+from app.services.recording import UnitOfWorkFactory
 
 SHOWN = frozenset({"candidate.run", "candidate.has_pickle", "difference.metrics"})
 """What is looked up of every candidate, whatever the policy's checks read: approvers are shown it, and whom MLflow
@@ -30,6 +31,7 @@ MOST_KEPT = 200
 class Examining:
     """See the module."""
 
+    unit_of_work: UnitOfWorkFactory
     facts: Evidence
     expressions: Expressions
     signatures: SignatureChecker
@@ -50,7 +52,7 @@ class Examining:
             Unavailable: MLflow or the store does not answer.
         """
         now = self.clock.now()
-        facts = await self._facts(promotion)
+        facts = await self._facts(promotion, files or ())
         kept = _kept(facts)
         if promotion.kind is not Kind.PROMOTION:
             return Taken(now, kept)
@@ -66,7 +68,7 @@ class Examining:
         reads = {path: value for result in results for path, value in result.reads.items()}
         return Taken(now, kept, reads, tuple(results))
 
-    async def _facts(self, promotion: Promotion) -> Mapping[str, object]:
+    async def _facts(self, promotion: Promotion, files: Sequence[FileDigest]) -> Mapping[str, object]:
         expressions = [check.expression for check in promotion.policy.checks if check.kind is CheckKind.EXPRESSION]
         asked = Asked(
             promotion.key,
@@ -75,6 +77,8 @@ class Examining:
             promotion.created_at,
             requested_by=promotion.requested_by_name,
             reason=promotion.reason,
+            candidate_known=Known(promotion.digest, files=files),
+            holder_known=await self._holder(promotion),
         )
         try:
             wanted = SHOWN | {path for each in expressions for path in self.expressions.check(each, field="expression")}
@@ -85,11 +89,20 @@ class Examining:
             # A version whose run is gone, say: what is not there is absent, and a check that asks for it fails.
             return {"error": error.message}
 
+    async def _holder(self, promotion: Promotion) -> Known:
+        """The bytes of the version that holds the alias, as they were when a promotion of ours put it there."""
+        async with self.unit_of_work() as work:
+            holder = await work.aliases.get(promotion.key)
+            if holder is None or holder.version != promotion.from_version:
+                return Known()
+            by = await work.promotions.get(holder.promotion_id)
+        return Known(by.digest, by.version_created_at)
+
     def _expression(self, check: Check, facts: Mapping[str, object]) -> CheckResult:
         found = self.expressions.evaluate(check.expression, facts)
         failing = [clause.message for clause in found.clauses if not clause.holds]
         if found.holds:
-            message = check.message or "It holds."
+            message = "It holds."
         else:
             message = ". ".join([*([check.message.rstrip(".")] if check.message else []), "; ".join(failing)])
         return CheckResult(check.name, "pass" if found.holds else "fail", message, reads=dict(found.reads))

@@ -156,6 +156,13 @@ class Promotions:
         draft = self.draft(Kind.PROMOTION, wanted, policy, pinned, by=principal)
         return await self.open(await self._looked_at(draft), actor_of(principal))
 
+    async def last_good(self, principal: Principal, key: AliasKey) -> Promotion | None:
+        """The promotion that a rollback goes back to; none if there is none. Raises ``Forbidden``, as ``roll_back``."""
+        async with self._unit_of_work() as work:
+            require(principal, Permission.PROMOTIONS_ROLLBACK, await _resource(work, principal, key))
+            _, last = await _last_two(work, key)
+        return last
+
     async def roll_back(
         self,
         principal: Principal,
@@ -180,12 +187,10 @@ class Promotions:
             if idempotency_key and (earlier := await work.promotions.find(promotion_id)):
                 return earlier, False
             in_force = await work.policies.in_force()
-            holder = await work.aliases.get(key)
-            undone = await work.promotions.get(holder.promotion_id) if holder else None
-            last = await work.promotions.last_good_before(undone) if undone else None
+            undone, last = await _last_two(work, key)
         registered = await self._pinning.model(key)
         policy = self._pinning.policy(in_force, key, registered)
-        if holder is None or undone is None or policy is None:
+        if undone is None or policy is None:
             raise NotFound(
                 f"No promotion has moved alias {alias} of model {key.resource}, so there is nothing to roll back.",
                 model=model,
@@ -193,7 +198,7 @@ class Promotions:
             )
         need_reason(policy, ReasonFor.ROLLBACK, reason)
         if last is None:
-            raise NotFound(f"Alias {alias} of model {key.resource} had no holder before version {holder.version}.")
+            raise NotFound(f"Alias {alias} of model {key.resource} had no holder before version {undone.to_version}.")
         pinned = await self._pinning.pin(key, last.to_version, registered)
         wanted = Wanted(key, last.to_version, reason)
         drafted = self.draft(Kind.ROLLBACK, wanted, policy, pinned, by=principal, rolls_back=undone.id)
@@ -642,6 +647,13 @@ class Promotions:
 
 
 _DECIDED = {Outcome.APPROVE: "decision.approved", Outcome.REJECT: "decision.rejected"}
+
+
+async def _last_two(work: UnitOfWork, key: AliasKey) -> tuple[Promotion | None, Promotion | None]:
+    """The promotion that put the present holder there, and the last good one before it."""
+    holder = await work.aliases.get(key)
+    undone = await work.promotions.get(holder.promotion_id) if holder else None
+    return undone, await work.promotions.last_good_before(undone) if undone else None
 
 
 def need_reason(policy: Policy, what: ReasonFor, reason: str) -> None:

@@ -103,6 +103,11 @@ REST = [
     FROM promotions WHERE applied_at IS NOT NULL ORDER BY applied_at
     """,
     """
+    INSERT INTO alias_present (workspace, model, alias, model_created_at, version, sequence)
+    SELECT DISTINCT ON (workspace, model, alias) workspace, model, alias, model_created_at, version, sequence
+    FROM alias_history ORDER BY workspace, model, alias, sequence DESC
+    """,
+    """
     INSERT INTO events (id, type, subject, at, workspace, model, alias, data)
     SELECT replace(id, 'prm', 'evn'), CASE WHEN state = 'failed' THEN 'promotion.failed' ELSE 'promotion.applied' END,
         id, updated_at, workspace, model, alias, '{"state": "applied"}'
@@ -124,7 +129,7 @@ FROM generate_series(1::bigint, $2::bigint) AS i
 
 QUICKLY = ["session_replication_role = replica", "synchronous_commit = off", "maintenance_work_mem = '512MB'"]
 """Foreign keys are not looked up row by row, and nothing waits for the disk: this database is for the scrap."""
-FILLED = ("promotions", "decisions", "alias_holders", "alias_history", "events", "audit_entries")
+FILLED = ("promotions", "decisions", "alias_holders", "alias_history", "alias_present", "events", "audit_entries")
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +236,8 @@ def cases(size: Size) -> Mapping[str, Case]:
         "history of an alias, at a time": lambda work: work.history.page(
             hot, until=size.at(size.promotions // 100), limit=1
         ),
+        "holders of all aliases": lambda work: work.history.latest(),
+        "holders of the model promoted most": lambda work: work.history.held_of("default", hot.model),
         "whether a version ever held an alias": lambda work: work.history.ever_held(
             hot, "1", 1_700_000_000_000, not_before=BEGAN
         ),

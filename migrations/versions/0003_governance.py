@@ -225,6 +225,18 @@ TABLES = [
     """,
     "CREATE INDEX alias_history_of ON alias_history (model, alias, workspace, sequence DESC) INCLUDE (since)",
     "CREATE INDEX alias_history_of_version ON alias_history (model, alias, version)",
+    # The last row of each alias: who holds it now. The history grows for ever, and this is read every few seconds.
+    """
+    CREATE TABLE alias_present (
+        model text NOT NULL,
+        workspace text NOT NULL,
+        alias text NOT NULL,
+        version text,
+        model_created_at bigint NOT NULL,
+        sequence bigint NOT NULL REFERENCES alias_history,
+        PRIMARY KEY (model, workspace, alias)
+    )
+    """,
     # An alias that somebody moved past the gateway.
     """
     CREATE TABLE drifts (
@@ -340,6 +352,21 @@ GUARDS = [
         END IF;
         RETURN NEW;
     END $$
+    """,
+    """
+    CREATE FUNCTION note_present_holder() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO alias_present AS present (model, workspace, alias, version, model_created_at, sequence)
+        VALUES (NEW.model, NEW.workspace, NEW.alias, NEW.version, NEW.model_created_at, NEW.sequence)
+        ON CONFLICT (model, workspace, alias) DO UPDATE SET
+            version = excluded.version, model_created_at = excluded.model_created_at, sequence = excluded.sequence
+        WHERE present.sequence < excluded.sequence;
+        RETURN NULL;
+    END $$
+    """,
+    """
+    CREATE TRIGGER alias_history_says_who_is_present AFTER INSERT ON alias_history
+        FOR EACH ROW EXECUTE FUNCTION note_present_holder()
     """,
     *(
         f"""

@@ -23,6 +23,7 @@ from countersign_client.errors import NotSignedIn, TokenRefused, Unreachable
 from countersign_client.following import Exit, end_of, follow, said
 from countersign_client.scopes import Scope as ClientScope
 from countersign_client.store import Login, LoginStore
+from countersign_client.wire import plain, written
 
 from app.domain.digests import FileDigest, tree_digest
 from app.domain.identity import Scope
@@ -165,8 +166,14 @@ def test_what_is_said_is_said_once(command: Command, pipeline: Standin, capsys: 
 
 
 def test_nothing_that_a_terminal_would_obey_is_said() -> None:
-    lines = said(promotion("pending", rules=[{**WAITS, "message": "\x1b[2J\nrm"}], void_reason="\x07void"))
+    bad = "\x1b[2J\nrm \x9b2J \u202ecba\u3164 \x7f \ud800"
+    lines = said(promotion("pending", rules=[{**WAITS, "message": bad}], void_reason="\x07void"))
     assert all(character.isprintable() for line in lines for character in line)
+    assert plain(bad) == "[U+001B][2J rm [U+009B]2J [U+202E]cba[U+3164] [U+007F] [U+D800]"
+    assert plain("می\u200cخواهم é") == "می\u200cخواهم é"
+    assert written({"é": bad}).isprintable()
+    assert json.loads(written({"é": bad})) == {"é": bad}
+    assert json.loads(written("\U000e0041")) == "\U000e0041"
 
 
 def test_a_gateway_that_restarts_is_waited_for(
@@ -180,11 +187,28 @@ def test_a_gateway_that_restarts_is_waited_for(
     assert err.count("Trying on …") == err.count("The gateway answers again.") == 2
 
 
-def test_a_rollback_is_asked_for_once(command: Command, pipeline: Standin) -> None:
-    path = "/control/v1/models/iris/aliases/production/rollback"
-    pipeline.answers[path] = lambda _: (503, {})
-    assert command("rollback", "-m", "iris", "-a", "production", "--wait") == 4
-    assert len(pipeline.calls(path)) == 1, "a second one would go back one further"
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        (("rollback", "-m", "iris", "-a", "production", "--wait"), "models/iris/aliases/production/rollback"),
+        (
+            ("break-glass", "-m", "iris", "-v", "6", "-a", "production", "-r", "NaN", "--wait"),
+            "models/iris/aliases/production/break-glass",
+        ),
+        (("comment", ID, "see the report"), f"promotions/{ID}/comments"),
+        (("delegate", "--to", "ada", "--until", "2030-01-01T00:00Z"), "delegations"),
+    ],
+)
+def test_what_is_asked_for_again_is_done_once(
+    command: Command, pipeline: Standin, arguments: tuple[str, ...], path: str
+) -> None:
+    goes(pipeline, APPLIED)
+    made = [(503, {}), (502, {}), (201, APPLIED)]
+    pipeline.answers[f"/control/v1/{path}"] = lambda _: made.pop(0)
+    assert command(*arguments) == 0
+    keys = [seen.headers["Idempotency-Key"] for seen in pipeline.calls(f"/control/v1/{path}")]
+    assert len(keys) == 3
+    assert len(set(keys)) == 1, "a second rollback would go back one further"
 
 
 def test_the_time_is_over(pipeline: Standin) -> None:
@@ -207,17 +231,21 @@ def test_timeouts_and_absent_gateways_end_the_command(
     assert command("promote", *WHAT, "--gateway", "http://127.0.0.1:1") == 4
 
 
-def test_ctrl_c_leaves_the_promotion_open_and_says_so(
-    command: Command, pipeline: Standin, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_who_stops_it_leaves_the_promotion_open_and_is_told(
+    command: Command, pipeline: Standin, capsys: pytest.CaptureFixture[str], how: signal.Signals
 ) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
     def interrupted(_: Seen) -> Answer:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), how)
         time.sleep(1)
         return 200, promotion("pending")
 
     pipeline.answers[PATH] = interrupted
     assert command("promote", *WHAT, "--wait") == 130
     assert "stays open" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_token_that_ends_while_it_waits_is_said(
@@ -229,6 +257,18 @@ def test_a_token_that_ends_while_it_waits_is_said(
     assert "does not accept the token in COUNTERSIGN_TOKEN" in err
     assert "stays open" in err
     assert pipeline.access not in err
+
+
+def test_who_signed_in_too_long_ago_is_told_where_to_do_it_anew(
+    command: Command, pipeline: Standin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = f"{pipeline.url}/auth/sign-in?max_age=300"
+    wanted = {"detail": "You must have done so within the last 300 seconds.", "sign_in": page}
+    pipeline.answers["/control/v1/models/iris/aliases/production/break-glass"] = lambda _: (401, wanted)
+    assert command("break-glass", *WHAT, "--reason", "7 answers NaN") == 3
+    err = capsys.readouterr().err
+    assert f"within the last 300 seconds. Sign in anew at {page} and then run: countersign login" in err
+    assert "COUNTERSIGN_TOKEN" not in err
 
 
 @pytest.mark.parametrize(("status", "ended"), [(403, 1), (404, 1), (409, 1), (400, 2), (422, 2), (503, 4)])
@@ -364,9 +404,15 @@ def test_what_was_shown_is_what_is_approved(
             {"reason": "worse"},
         ),
         (
-            ("break-glass", "-m", "iris", "-v", "6", "-a", "production", "-r", "NaN"),
+            ("break-glass", "-m", "iris", "-v", "6", "-a", "production", "-r", "NaN", "--ticket", "INC-42"),
             "/control/v1/models/iris/aliases/production/break-glass",
-            {"version": "6", "reason": "NaN", "ticket": ""},
+            {"version": "6", "reason": "NaN", "ticket": "INC-42"},
+        ),
+        (("review", ID, "--comment", "it was so"), f"{PATH}/review", {"comment": "it was so"}),
+        (
+            ("delegate", "--to", "ada", "--until", "2030-01-01T00:00Z", "--models", "fraud-*", "--reason", "on leave"),
+            "/control/v1/delegations",
+            {"to": "ada", "ends_at": "2030-01-01T00:00:00+00:00", "models": "fraud-*", "reason": "on leave"},
         ),
     ],
 )
@@ -378,6 +424,39 @@ def test_each_command_calls_its_route(
     assert command(*arguments) == 0
     (sent,) = pipeline.calls(path)
     assert (sent.method, json.loads(sent.body)) == ("POST", body)
+
+
+def test_the_workspace_of_an_alias_is_in_the_address(command: Command, pipeline: Standin) -> None:
+    for verb, more in (("rollback", ()), ("break-glass", ("-v", "6", "-r", "NaN"))):
+        path = f"/control/v1/models/iris/aliases/production/{verb}"
+        pipeline.answers[path] = lambda _: (201, promotion("pending"))
+        assert command(verb, "-m", "iris", "-a", "production", "--workspace", "team-a", *more) == 0
+        assert pipeline.calls(path)[0].query == {"workspace": "team-a"}
+        assert "workspace" not in json.loads(pipeline.calls(path)[0].body)
+
+
+def test_reviews_and_delegations_are_listed_and_ended(
+    command: Command, pipeline: Standin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    review = {"promotion_id": ID, "model": "iris", "broken_by": {"name": "bob"}, "reason": "NaN", "closed_by": None}
+    pipeline.answers["/control/v1/reviews"] = lambda _: (200, {"items": [review], "next_cursor": None})
+    assert command("reviews") == 0
+    assert {"bob", "NaN"} <= set(capsys.readouterr().out.split())
+    assert command("reviews", "--all", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"items": [review]}
+    assert [seen.query for seen in pipeline.seen] == [{"open": "true", "limit": "50"}, {"limit": "50"}]
+    delegation = {"id": "dlg_1", "delegator": {"name": "ada"}, "delegate": {"name": "eve"}, "models": "fraud-*"}
+    pipeline.answers["/control/v1/delegations"] = lambda _: (200, {"items": [delegation]})
+    assert command("delegations") == 0
+    assert {"dlg_1", "ada", "eve", "fraud-*"} <= set(capsys.readouterr().out.split())
+    assert command("delegations", "--all", "--json") == 0
+    assert [seen.query for seen in pipeline.calls("/control/v1/delegations")] == [
+        {"active": "true", "limit": "50"},
+        {"limit": "50"},
+    ]
+    pipeline.answers["/control/v1/delegations/dlg_1"] = lambda _: (204, {})
+    assert command("undelegate", "dlg_1") == 0
+    assert pipeline.calls("/control/v1/delegations/dlg_1")[0].method == "DELETE"
 
 
 def test_promotions_are_listed_to_the_limit_and_shown(
@@ -392,10 +471,17 @@ def test_promotions_are_listed_to_the_limit_and_shown(
     assert pipeline.seen[0].query.items() >= {"awaiting_me": "true", "mine": "true", "state": "pending"}.items()
     assert command("promotions", "list", "--json", "--limit", "1") == 0
     assert json.loads(capsys.readouterr().out)["items"][0]["id"] == ID
-    goes(pipeline, promotion("pending", requested_by=by, policy={"name": "production", "revision": 2}, rules=[WAITS]))
+    page_of_it = f"https://countersign.example/console/promotions/{ID}"
+    goes(
+        pipeline,
+        promotion(
+            "pending", requested_by=by, policy={"name": "production", "revision": 2}, rules=[WAITS], console=page_of_it
+        ),
+    )
     assert command("promotions", "show", ID) == 0
     shown = capsys.readouterr().out
     assert "production/2" in shown
+    assert page_of_it in shown
     assert "0 of 1 approvals by group risk." in shown
 
 

@@ -273,6 +273,7 @@ def test_an_alias_is_rolled_back_from_its_page_by_who_saw_its_holder(
     with console.client("approver") as client:
         page = client.get(address).text
         assert "Version 2 holds it" in page
+        assert "Have version 1 hold it again" in page
         assert client.post(f"{address}/rollback", data={"holder": "1"}).status_code == 409
         done = client.post(f"{address}/rollback", data={**fields(page, f"{address}/rollback"), "reason": "slow"})
         assert done.status_code == 303

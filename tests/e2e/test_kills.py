@@ -32,7 +32,9 @@ from tests.platform import Countersign, MlflowServer, environment_for, until
 from tests.toll import Deployer, TollGate
 
 SET_ALIAS = ("POST", "/registered-models/alias")
-HISTORY = [f"promotion.{event}" for event in ("requested", "approved", "applying", "applied", "rolling_out", "live")]
+APPLIED = "promotion.applied"
+HISTORY = ["promotion.requested", "decision.approved"]
+HISTORY += [f"promotion.{event}" for event in ("approved", "applying", "applied", "rolling_out", "live")]
 
 
 class Lock:
@@ -208,8 +210,16 @@ def target_and_policy(deployer: Deployer, folder: Path) -> Path:
         "approvals": [{"name": "a second person", "count": 1, "roles": ["approver"]}],
         "targets": ["lab"],
     }
+    together = {
+        "kind": "Policy",
+        "name": "together",
+        "models": "together-*",
+        "alias": "production",
+        "approvals": policy["approvals"],
+        "companions": {"previous": "previous", "promoted": {"stage": "live"}, "archived": {"stage": "archived"}},
+    }
     file = folder / "countersign.yaml"
-    file.write_text(yaml.safe_dump_all([target, policy]))
+    file.write_text(yaml.safe_dump_all([target, policy, together]))
     return file
 
 
@@ -600,3 +610,41 @@ def test_promotions_survive_kills_at_random_moments(site: Site) -> None:
         site.check_became_live(promotion, sent=None)
     listed = site.countersign.call("viewer", "GET", "/promotions", params={"limit": 200}).json()["items"]
     assert sorted(item["model"] for item in listed if item["model"] in models) == sorted(models)
+
+
+def tags_of(mlflow: MlflowServer, model: str, version: str) -> dict[str, str]:
+    found = mlflow.call("GET", "model-versions/get", {"name": model, "version": version})["model_version"]
+    return {tag["key"]: tag["value"] for tag in found.get("tags", [])}
+
+
+def test_what_moves_together_survives_kills_at_random_moments(site: Site) -> None:
+    models = [f"together-{uuid.uuid4().hex[:12]}" for _ in range(5)]
+    for model in models:
+        site.mlflow.register(model, versions=2)
+        site.mlflow.call("POST", "registered-models/alias", {"name": model, "alias": "production", "version": "1"})
+    # One is too large to be read while somebody waits: the worker is killed while it reads it, or soon after.
+    with (site.mlflow.folder_of(models[0], "2") / "weights" / "large.bin").open("wb") as file:
+        file.truncate(80 * 1024 * 1024)
+    site.kill_workers()
+    on_worker = Hunt(site.start_worker, site.kill_workers, random.Random(3))
+    with ThreadPoolExecutor(1) as hunter:
+        hunt = hunter.submit(on_worker.run, 3)
+        promotions = [site.countersign.ask(model, "2") for model in models]
+        for promotion in [*promotions[1:], promotions[0]]:
+            # 409: nobody decides on what is still being read.
+            while site.countersign.approve(promotion["id"]).status_code == 409:
+                time.sleep(0.05)
+        hunt.result()
+    for promotion in promotions:
+        model = promotion["model"]
+        site.countersign.follow(promotion["id"], "applied")
+        assert (site.mlflow.holder(model), site.mlflow.holder(model, "previous")) == ("2", "1")
+        assert (tags_of(site.mlflow, model, "2"), tags_of(site.mlflow, model, "1")) == (
+            {"stage": "live"},
+            {"stage": "archived"},
+        )
+        told = site.countersign.audit(promotion["id"])
+        assert [each for each in told if each != "promotion.ready_for_decision"] == HISTORY[
+            : HISTORY.index(APPLIED) + 1
+        ]
+    site.check_audit()

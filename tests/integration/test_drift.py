@@ -269,6 +269,20 @@ async def test_an_alias_that_moves_together_with_a_protected_one_drifts_too(scen
     assert (await scene.drift(model)).key.alias == "previous"
 
 
+async def test_who_took_an_alias_past_the_gateway_is_no_former_holder_when_it_is_put_back(scene: Scene) -> None:
+    model = scene.court.model(versions=3)
+    companions = {"previous": "previous", "promoted": {"stage": "live"}, "archived": {"stage": "archived"}}
+    await scene.court.policy(models=model, drift="restore", companions=companions)
+    await scene.court.promoted(model)
+    await scene.court.promoted(model, "2")
+    scene.move(model, "3")
+    await scene.look()
+    assert (await scene.restored(model)).state is State.APPLIED
+    assert (scene.court.mlflow.holder(model), scene.court.mlflow.holder(model, "previous")) == ("2", "1")
+    assert await scene.held(model, "previous") == [("1", "companion")]
+    assert "stage" not in scene.court.tags(model, "3")
+
+
 async def test_no_promotion_that_is_being_applied_is_taken_for_drift(scene: Scene) -> None:
     model = scene.court.model()
     await scene.court.policy(models=model, autoApprove=True, approvals=[], companions={"previous": "previous"})

@@ -19,12 +19,11 @@ from app.adapters.lenient_yaml import load_or_nothing
 from app.adapters.mlflow_registry import MlflowRegistry
 from app.adapters.object_store import ObjectStores
 from app.domain.access import Principal
-from app.domain.digests import tree_digest
 from app.domain.errors import NotFound, Unresolvable
 from app.domain.facts import FACTS
 from app.domain.promotions import AliasKey
 from app.ports import Judged
-from app.services.evidence import Artifacts, Asked, Evidence
+from app.services.evidence import Asked, Evidence, Known
 from tests.facts import is_of
 from tests.platform import MlflowServer
 
@@ -192,13 +191,8 @@ async def test_the_difference_is_that_between_candidate_and_holder(evidence: Evi
     files = {**FILES, "model.bin": b"\x00\x01", "new.txt": b"a", "requirements.txt": b"scikit-learn==1.8.0\n"}
     del files["code/train.py"]
     after = lab.version(lab.run(metrics=[metric("accuracy", 0.875)], params=pairs(lr="0.02", depth="3")), files)
-    store = ObjectStores()
-    artifacts = []
-    for version in (before, after):
-        uri = lab.server.folder_of(lab.model, version).as_uri() + "/"
-        artifacts.append(Artifacts(await store.stored(uri), await store.files(uri)))
 
-    asked = lab.asked(after, before, candidate_artifacts=artifacts[1], holder_artifacts=artifacts[0])
+    asked = lab.asked(after, before, candidate_known=Known("sha256:1"), holder_known=Known("sha256:0"))
     facts = await evidence.of(asked)
 
     assert is_of(facts, FACTS)
@@ -208,7 +202,6 @@ async def test_the_difference_is_that_between_candidate_and_holder(evidence: Evi
         "same_bytes": False,
         "added_files": ["new.txt"],
         "removed_files": ["code/train.py"],
-        "changed_files": ["model.bin", "requirements.txt"],
         "size": size,
         "flavors_changed": False,
         "signature_changed": False,
@@ -217,7 +210,12 @@ async def test_the_difference_is_that_between_candidate_and_holder(evidence: Evi
         "requirements_removed": ["scikit-learn==1.7.2"],
     }
     candidate: Any = facts["candidate"]
-    assert candidate["digest"] == tree_digest(artifacts[1].digests)
+    assert candidate["digest"] == "sha256:1"
+    # The number is that of another version now than of the one that was promoted with this digest.
+    other = lab.asked(after, before, candidate_known=Known("sha256:1"), holder_known=Known("sha256:1", 1))
+    again: Any = await evidence.of(other)
+    assert "digest" not in again["holder"]
+    assert "same_bytes" not in again["difference"]
     found = CelExpressions().evaluate("candidate.metrics.accuracy >= holder.metrics.accuracy", facts)
     assert found.reads == {"candidate.metrics.accuracy": "0.875", "holder.metrics.accuracy": "0.75"}
 
@@ -300,12 +298,10 @@ async def test_a_broken_or_huge_mlmodel_says_nothing(evidence: Evidence, lab: La
 async def test_a_file_that_is_not_the_one_that_was_digested_is_not_believed(evidence: Evidence, lab: Lab) -> None:
     version = lab.version(lab.run(), FILES)
     folder = lab.server.folder_of(lab.model, version)
-    store = ObjectStores()
-    uri = folder.as_uri() + "/"
-    known = Artifacts(await store.stored(uri), await store.files(uri))
+    known = Known(files=await ObjectStores().files(folder.as_uri() + "/"))
     (folder / "MLmodel").write_text(MLMODEL.replace("sklearn", "xgboost"))
-    candidate: Any = (await evidence.of(lab.asked(version, candidate_artifacts=known)))["candidate"]
-    assert candidate.keys().isdisjoint({"flavors", "files", "digest"})
+    candidate: Any = (await evidence.of(lab.asked(version, candidate_known=known)))["candidate"]
+    assert candidate.keys().isdisjoint({"flavors", "files"})
 
 
 async def test_texts_that_no_database_keeps_are_mended(evidence: Evidence, lab: Lab) -> None:

@@ -111,6 +111,38 @@ async def test_a_failing_check_blocks_and_says_what_it_saw(court: Court) -> None
     assert (await court.approve(asked)).state is State.APPROVED
 
 
+@pytest.mark.parametrize("read_at_once", [promotions_module.READ_AT_ONCE, 10])
+async def test_checks_of_bytes_see_the_same_whenever_they_look(
+    court: Court, monkeypatch: pytest.MonkeyPatch, read_at_once: int
+) -> None:
+    model = court.model()
+    await court.policy(models=model)
+    first = await court.promoted(model)
+    expression = (
+        f'!difference.same_bytes && holder.digest == "{first.digest}" && candidate.digest.startsWith("sha256:") '
+        "&& candidate.digest != holder.digest"
+    )
+    await court.policy(models=model, checks=[{"name": "new bytes", "expression": expression}])
+    monkeypatch.setattr(promotions_module, "READ_AT_ONCE", read_at_once)
+    asked = await court.ask(model, "2")
+    if asked.digest is None:
+        await court.work(asked)
+    assert (await court.approve(asked)).state is State.APPROVED
+    applied = await court.work(asked)
+    assert (applied.state, applied.round, applied.void_reason) == (State.APPLIED, 1, None)
+
+
+async def test_the_bytes_of_a_holder_that_nobody_promoted_are_not_known(court: Court) -> None:
+    model = court.model()
+    await court.policy(models=model, checks=[{"name": "new bytes", "expression": "!difference.same_bytes"}])
+    court.mlflow.call("POST", "registered-models/alias", {"name": model, "alias": "production", "version": "1"})
+    asked = await court.ask(model, "2")
+    statuses, _ = await court.promotions.standing(asked)
+    check = next(each for each in statuses if each.rule == "check")
+    assert check.standing.value == "blocked"
+    assert "difference.same_bytes" in check.message
+
+
 async def test_changed_bytes_are_never_applied(court: Court) -> None:
     model = court.model()
     await court.policy(models=model)

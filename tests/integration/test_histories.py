@@ -17,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
@@ -58,7 +59,7 @@ Act = tuple[str, int, int]
 """What, and two numbers that say of whom and which."""
 OFTEN = ["ask", "approve", "approve", "work", "work"]
 SELDOM = ["reject", "withdraw", "work_all", "roll_back", "break_glass", "review", "clock", "tag", "overwrite"]
-SELDOM += ["move", "revise", "leave", "disable", "sweep", "reconcile", "crash", "recreate"]
+SELDOM += ["move", "revise", "leave", "disable", "sweep", "reconcile", "crash", "delete", "recreate"]
 MOMENTS = st.lists(
     st.tuples(st.sampled_from([*OFTEN * 3, *SELDOM]), st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=4
 )
@@ -105,6 +106,7 @@ class Story:
     disturbed: bool = False
     """The alias was moved past the gateway, and no promotion was applied since."""
     before: World = field(default_factory=lambda: World({}, {}))
+    one_revision: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def key(self) -> AliasKey:
@@ -180,15 +182,21 @@ class Story:
         else:
             self.court.mlflow.call("POST", "registered-models/alias", values | {"version": str(version % 3 + 1)})
 
-    async def recreate(self, _: int, __: int) -> None:
-        """Another version of the same number."""
+    async def delete(self, _: int, __: int) -> None:
         self.disturbed = True
         self.court.mlflow.call("DELETE", "model-versions/delete", {"name": self.model, "version": "3"})
-        create(self.court.mlflow, self.model)
-        self.court.tag(self.model, "3", risk="low")
+
+    async def recreate(self, _: int, __: int) -> None:
+        """Another model of the same name, with versions of the same numbers."""
+        self.disturbed = True
+        self.court.mlflow.call("DELETE", "registered-models/delete", {"name": self.model})
+        self.court.mlflow.register(self.model, versions=3)
+        for version in ("1", "2", "3"):
+            self.court.tag(self.model, version, risk="low")
 
     async def revise(self, which: int, _: int) -> None:
-        await self.court.policy(models=self.model, companions=COMPANIONS, **POLICIES[which % len(POLICIES)])
+        async with self.one_revision:  # `countersign apply` takes a lock of its own
+            await self.court.policy(models=self.model, companions=COMPANIONS, **POLICIES[which % len(POLICIES)])
 
     async def leave(self, who: int, which: int) -> None:
         """Leave the groups, or come back."""
@@ -238,7 +246,7 @@ class Story:
 
         async def one(act: Act) -> None:
             what, who, which = act
-            with suppress(CountersignError, KilledError):
+            with suppress(CountersignError, KilledError, httpx.HTTPStatusError):
                 await getattr(self, what)(who, which)
 
         await asyncio.gather(*(one(act) for act in moment))
@@ -269,11 +277,11 @@ class Story:
             self.check_was_allowed(promotion, before.people, now.people)
             if "tag" not in acts and promotion.kind is Kind.PROMOTION and promotion.policy.checks:
                 tags = self.court.tags(self.model, promotion.to_version)
-                assert acts & {"recreate"} or tags["risk"] in {"low", "high"}, tags
+                assert acts & {"delete", "recreate"} or tags["risk"] in {"low", "high"}, tags
         for promotion in applied:
-            if not acts & {"overwrite", "recreate"}:
+            if not acts & {"overwrite", "delete", "recreate"}:
                 assert promotion.digest == digest_of(self.folder(int(promotion.to_version)))
-        if applied and not acts & {"move", "recreate"}:
+        if applied and not acts & {"move", "delete", "recreate"}:
             self.disturbed = False
         await self.check_holder(now)
 
@@ -336,9 +344,11 @@ class Story:
         holder = last.to_version if last else None
         assert self.court.mlflow.holder(self.model) == holder
         assert (past[0].version if past else None) == holder
-        assert self.court.mlflow.holder(self.model, "previous") == (previous.version if previous else None)
-        if holder:
-            assert self.court.tags(self.model, holder)["stage"] == "live"
+        if last:
+            assert self.court.tags(self.model, last.to_version)["stage"] == "live"
+        if last and last.kind is not Kind.RESTORE and last.from_version not in {None, last.to_version}:
+            assert previous is not None
+            assert self.court.mlflow.holder(self.model, "previous") == previous.version == last.from_version
 
     def told(self) -> str:
         """What the log says, for who looks for the reason of a failure."""
@@ -376,17 +386,6 @@ def digest_of(folder: Path) -> str:
         for each in files
         for content in [each.read_bytes()]
     ).digest
-
-
-def create(mlflow: MlflowServer, model: str) -> None:
-    """One more version, with bytes of its own."""
-    experiment = mlflow.call("POST", "experiments/create", {"name": os.urandom(12).hex()})["experiment_id"]
-    run = mlflow.call("POST", "runs/create", {"experiment_id": experiment, "start_time": 1})["run"]["info"]
-    root = run["artifact_uri"] + "/model"
-    folder = mlflow.artifacts / root.removeprefix("mlflow-artifacts:/")
-    folder.mkdir(parents=True)
-    (folder / "MLmodel").write_text(run["run_id"])
-    mlflow.call("POST", "model-versions/create", {"name": model, "source": root, "run_id": run["run_id"]})
 
 
 Teller = Callable[[int, Sequence[Sequence[Act]]], Awaitable[None]]

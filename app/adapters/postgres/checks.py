@@ -57,7 +57,6 @@ class PostedChecks:
         *,
         model_created_at: int,
         version_created_at: int,
-        names: Collection[str] | None = None,
         before: int | None = None,
         newest_only: bool = False,
         limit: int = 500,
@@ -70,20 +69,11 @@ class PostedChecks:
             version: its number.
             model_created_at: which model of this name, as MLflow gives it.
             version_created_at: which version of this number, as MLflow gives it.
-            names: only checks that are called so.
             before: only those that came before this place in the order.
             newest_only: of each name the newest alone.
             limit: how many at most.
         """
-        wanted: list[ColumnElement[bool]] = [
-            posted_checks.c.workspace == workspace,
-            posted_checks.c.model == model,
-            posted_checks.c.version == version,
-            posted_checks.c.model_created_at == model_created_at,
-            posted_checks.c.version_created_at == version_created_at,
-        ]
-        if names is not None:
-            wanted.append(posted_checks.c.name.in_(list(names)))
+        wanted = _on(workspace, model, version, model_created_at, version_created_at)
         query = select(posted_checks).where(*wanted)
         if newest_only:
             newest = select(func.max(posted_checks.c.sequence)).where(*wanted).group_by(posted_checks.c.name)
@@ -92,6 +82,61 @@ class PostedChecks:
             query = query.where(posted_checks.c.sequence < before)
         query = query.order_by(posted_checks.c.sequence.desc()).limit(limit)
         return [_check(row) for row in await self._connection.execute(query)]
+
+    async def last_words(
+        self,
+        workspace: str,
+        model: str,
+        version: str,
+        *,
+        model_created_at: int,
+        version_created_at: int,
+        names: Collection[str],
+        digest: str | None,
+    ) -> Sequence[PostedCheck]:
+        """What each who posted said last, newest first: so nobody buries another's verdict, however often they post.
+
+        Args:
+            workspace: the model's.
+            model: its name.
+            version: its number.
+            model_created_at: as in ``of_version``.
+            version_created_at: as in ``of_version``.
+            names: of these checks.
+            digest: what somebody said on these bytes, and on any others, are two things.
+        """
+        wanted = _on(workspace, model, version, model_created_at, version_created_at)
+        of_whom = (posted_checks.c.name, posted_checks.c.posted_by)
+        is_on_these = posted_checks.c.digest.is_not_distinct_from(digest)
+        last = (
+            select(
+                posted_checks.c.sequence,
+                func.row_number()
+                .over(partition_by=(*of_whom, is_on_these), order_by=posted_checks.c.sequence.desc())
+                .label("place"),
+            )
+            .where(*wanted, posted_checks.c.name.in_(list(names)))
+            .subquery()
+        )
+        query = (
+            select(posted_checks)
+            .join(last, last.c.sequence == posted_checks.c.sequence)
+            .where(last.c.place == 1)
+            .order_by(posted_checks.c.sequence.desc())
+        )
+        return [_check(row) for row in await self._connection.execute(query)]
+
+
+def _on(
+    workspace: str, model: str, version: str, model_created_at: int, version_created_at: int
+) -> tuple[ColumnElement[bool], ...]:
+    return (
+        posted_checks.c.workspace == workspace,
+        posted_checks.c.model == model,
+        posted_checks.c.version == version,
+        posted_checks.c.model_created_at == model_created_at,
+        posted_checks.c.version_created_at == version_created_at,
+    )
 
 
 def _check(row: Row[tuple[object, ...]]) -> PostedCheck:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Row, Text, cast, func, insert, select, tuple_, update
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import Row, func, insert, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as insert_once
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.adapters.postgres.ordered import is_among
 from app.adapters.postgres.tables import drifts, first_looks
 from app.domain.drifts import Drift, DriftEnd, Sight
 from app.domain.promotions import AliasKey
@@ -84,21 +84,7 @@ class Drifts:
         if before:
             query = query.where(tuple_(drifts.c.found_at, drifts.c.id) < tuple_(*before))
         if among is not None:
-            # Three parameters, however many there are: PostgreSQL takes 32,767 of them at most.
-            allowed = (
-                func.unnest(
-                    cast([key.workspace for key in among], ARRAY(Text)),
-                    cast([key.model for key in among], ARRAY(Text)),
-                    cast([key.alias for key in among], ARRAY(Text)),
-                )
-                .table_valued("workspace", "model", "alias")
-                .render_derived()
-            )
-            query = query.where(
-                tuple_(drifts.c.workspace, drifts.c.model, drifts.c.alias).in_(
-                    select(allowed.c.workspace, allowed.c.model, allowed.c.alias)
-                )
-            )
+            query = query.where(is_among(drifts, among))
         return [_drift(row) for row in await self._connection.execute(query)]
 
     async def looked_at(self) -> frozenset[str]:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import ARRAY, ColumnElement, Row, ScalarSelect, Text, any_, cast, insert, select
-from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.adapters.postgres.tables import alias_history
+from app.adapters.postgres.tables import alias_history, alias_present
 from app.domain.drifts import Sight
 from app.domain.history import Held
 from app.domain.promotions import AliasKey
@@ -35,11 +34,11 @@ class AliasHistory:
     async def add_first(self, held: Sequence[Held]) -> None:
         """Write down who holds aliases that have no history yet, of those given; with all of them locked."""
         models = sorted({each.key.model for each in held})
-        query = select(alias_history.c.workspace, alias_history.c.model, alias_history.c.alias).distinct()
+        query = select(alias_present.c.workspace, alias_present.c.model, alias_present.c.alias)
         known = {
             AliasKey(row.workspace, row.model, row.alias)
             for row in await self._connection.execute(
-                query.where(alias_history.c.model == any_(cast(models, ARRAY(Text))))
+                query.where(alias_present.c.model == any_(cast(models, ARRAY(Text))))
             )
         }
         if new := [_row(each, since=each.since) for each in held if each.key not in known]:
@@ -86,27 +85,24 @@ class AliasHistory:
 
     async def latest(self) -> Mapping[AliasKey, Sight]:
         """Who holds each alias that was ever seen, as far as we know."""
-        by = (alias_history.c.model, alias_history.c.alias, alias_history.c.workspace)  # as the index is
-        query = (
-            select(*by, alias_history.c.version, alias_history.c.model_created_at)
-            .ext(distinct_on(*by))
-            .order_by(*by, alias_history.c.sequence.desc())
-        )
         return {
             AliasKey(row.workspace, row.model, row.alias): Sight(row.version, row.model_created_at)
-            for row in await self._connection.execute(query)
+            for row in await self._connection.execute(select(alias_present))
         }
 
     async def held_of(self, workspace: str, model: str) -> Sequence[Held]:
         """The aliases of one model that somebody holds, as far as we know."""
         query = (
             select(alias_history)
-            .ext(distinct_on(alias_history.c.alias))
-            .where(alias_history.c.workspace == workspace, alias_history.c.model == model)
-            .order_by(alias_history.c.alias, alias_history.c.sequence.desc())
+            .join(alias_present, alias_present.c.sequence == alias_history.c.sequence)
+            .where(
+                alias_present.c.workspace == workspace,
+                alias_present.c.model == model,
+                alias_present.c.version.is_not(None),
+            )
+            .order_by(alias_present.c.alias)
         )
-        found = [_held(row) for row in await self._connection.execute(query)]
-        return [held for held in found if held.version is not None]
+        return [_held(row) for row in await self._connection.execute(query)]
 
     async def ever_held(self, key: AliasKey, version: str, model_created_at: int, *, not_before: datetime) -> bool:
         """Whether a version of this very model has held the alias since it was made (numbers are given anew)."""

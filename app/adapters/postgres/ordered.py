@@ -1,15 +1,15 @@
 """Pages of a long table that is read in one order, for one key or for many.
 
 For many keys, the first rows of each are looked up one by one and merged, so that a page costs the same whatever
-follows. Left to itself, PostgreSQL reads everything of all of them, and sorts it.
+follows. Left to itself, PostgreSQL reads everything of all of them, and sorts it. Short tables need no such care.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, FromClause, Select, Text, cast, func, select, true
+from sqlalchemy import Column, ColumnElement, FromClause, Select, Text, cast, func, select, true, tuple_
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from app.domain.promotions import AliasKey
@@ -60,9 +60,15 @@ class Ordered:
         return select(query.subquery("page").c[self._names[-1]])
 
 
-def columns_of(aliases: Sequence[AliasKey]) -> Keys:
+def columns_of(aliases: Collection[AliasKey]) -> Keys:
     """Aliases, column by column."""
     return {name: [getattr(key, name) for key in aliases] for name in ("workspace", "model", "alias")}
+
+
+def is_among(table: FromClause, aliases: Collection[AliasKey]) -> ColumnElement[bool]:
+    """Whether a row is of one of these aliases."""
+    keys = columns_of(aliases)
+    return tuple_(*(table.c[name] for name in keys)).in_(select(*_rows(keys).c))
 
 
 def _rows(keys: Keys) -> FromClause:

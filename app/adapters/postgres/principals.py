@@ -43,9 +43,7 @@ class Principals:
         values = _said(identity, said_at)
         statement = insert(principals).values(id=identity.id, first_seen_at=said_at, **values)
         await self._connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=["id"], set_=values, where=principals.c.vouched_at < said_at
-            )
+            statement.on_conflict_do_update(index_elements=["id"], set_=values, where=principals.c.vouched_at < said_at)
         )
 
     async def is_outdated(self, identity: Identity, *, said_at: datetime) -> bool:

@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Row, Select, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.adapters.postgres.ordered import is_among
 from app.adapters.postgres.tables import promotions, reviews
 from app.domain.promotions import AliasKey
 
@@ -82,8 +83,7 @@ class Reviews:
         """
         query = _REVIEWS.where(*_standing(is_open))
         if among is not None:
-            keys = [(key.workspace, key.model, key.alias) for key in among]
-            query = query.where(tuple_(reviews.c.workspace, reviews.c.model, reviews.c.alias).in_(keys))
+            query = query.where(is_among(reviews, among))
         if before is not None:
             query = query.where(tuple_(reviews.c.opened_at, reviews.c.promotion_id) < tuple_(*before))
         newest_first = query.order_by(reviews.c.opened_at.desc(), reviews.c.promotion_id.desc()).limit(limit)

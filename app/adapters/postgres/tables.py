@@ -422,6 +422,18 @@ alias_history = Table(
     Column("principal_name", Text),
 )
 
+alias_present = Table(
+    "alias_present",
+    metadata,
+    Column("model", Text, primary_key=True),
+    Column("workspace", Text, primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("version", Text),
+    Column("model_created_at", BigInteger, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+)
+"""The last row of each alias in ``alias_history``; a trigger keeps it."""
+
 drifts = Table(
     "drifts",
     metadata,

@@ -8,6 +8,7 @@ it is applied (``satisfying.py``): a revision that was kept is always read.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import TypeVar
 
@@ -47,6 +48,8 @@ _FIELDS = (
 )
 _RULE_FIELDS = ("name", "count", "roles", "groups", "people", "services")
 _CHECK_FIELDS = ("name", "expression", "posted", "signature", "message", "required")
+_A_FEW = 10
+"""Unknown fields for which it is worth looking what was meant."""
 _MOST = 100
 """Items of a list: rules, checks, windows and the like."""
 
@@ -103,7 +106,7 @@ def document_of(policy: Policy) -> dict[str, object]:
         "approvals": [_rule_document(rule) for rule in policy.approvals],
         "autoApprove": policy.auto_approve,
         "rejection": policy.rejection.value,
-        "reasons": sorted(policy.reasons),
+        "reasons": sorted(reason.value for reason in policy.reasons),
         "expiry": {
             "after": write_duration(policy.expiry.after_s),
             "reminders": [write_duration(seconds) for seconds in policy.expiry.reminders_s],
@@ -153,8 +156,11 @@ class Fields:
         if not isinstance(value, Mapping):
             raise InvalidInput(where, f"expected an object with {', '.join(known)}")
         self._values = value
-        for name in sorted(map(str, set(value) - set(known))):
-            self.refuse(name[:100], f"unknown field; expected one of {', '.join(known)}")
+        unknown = sorted(map(str, set(value) - set(known)))
+        for name in unknown:
+            meant = get_close_matches(name[:100], known, n=1) if len(unknown) <= _A_FEW else []
+            hint = f"did you mean {meant[0]}? " if meant else ""
+            self.refuse(name[:100], f"unknown field; {hint}expected one of {', '.join(known)}")
 
     def __contains__(self, name: str) -> bool:
         return name in self._values

@@ -126,6 +126,7 @@ async def _shown(
     under_way = Filter(model=key.model, alias=key.alias, states=tuple(UNSETTLED), workspace=key.workspace)
     moved = await services.aliases.promotions(principal, key, limit=1)
     may = services.promotions.may_on_alias
+    may_roll_back = await may(principal, Permission.PROMOTIONS_ROLLBACK, key)
     reviews = await services.reviews.page(principal, is_open=True, before=None, limit=MOST_REVIEWS)
     return shown(
         "alias.html",
@@ -141,7 +142,8 @@ async def _shown(
         next_cursor=write_number_cursor(history[-1].sequence) if len(history) == A_PAGE else None,
         under_way=await services.promotions.page(principal, under_way),
         reviews=[each for each in reviews if each.key == key],
-        may_roll_back=await may(principal, Permission.PROMOTIONS_ROLLBACK, key),
+        may_roll_back=may_roll_back,
+        goes_back_to=await services.promotions.last_good(principal, key) if may_roll_back else None,
         may_break_glass=await may(principal, Permission.PROMOTIONS_BREAK_GLASS, key),
         was_moved=bool(moved),
         needs_reason=bool(moved) and ReasonFor.ROLLBACK in moved[0].policy.reasons,

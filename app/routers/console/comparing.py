@@ -84,6 +84,7 @@ class Comparison:
     has_holder: bool
     error: str = ""
     same_bytes: bool | None = None
+    """None: there is no holder, or no promotion took its digest."""
     metrics: Table = Table()
     params: Table = Table()
     tags: Table = Table()
@@ -122,7 +123,7 @@ def comparison(facts: Mapping[str, object]) -> Comparison:
     )
 
 
-_FILES = (("Files added", "added_files"), ("Files removed", "removed_files"), ("Files changed", "changed_files"))
+_FILES = (("Files added", "added_files"), ("Files removed", "removed_files"))
 _REQUIREMENTS = (("Requirements added", "requirements_added"), ("Requirements removed", "requirements_removed"))
 
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AliasChoices, AwareDatetime, BeforeValidator, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from app.domain.assessing import Gate, Reading, RuleStatus, Standing, is_blocked, opens_at, waits_for
 from app.domain.deployments import Deployment
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.promotions import Kind, Outcome, Promotion, State
 from app.routers.schemas.deployments import DeploymentAnswer
-from app.routers.schemas.shared import Answer, Request
+from app.routers.schemas.shared import Answer, Moment, Request
 from app.services.promotions import recorded_progress, waits_for_in_short
 
 
@@ -33,7 +33,7 @@ class CreatePromotion(Request):
     )
     reason: str = Field(default="", max_length=2000, description="Why; approvers read it.")
     workspace: str = Field(default=DEFAULT_WORKSPACE, description="MLflow's.", max_length=256)
-    scheduled_for: AwareDatetime | None = Field(
+    scheduled_for: Moment | None = Field(
         default=None, description="A time with its zone: the alias is not moved before it."
     )
 

@@ -6,15 +6,27 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Generic, TypeVar
 
 from fastapi import Header, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.domain.errors import InvalidInput
 
 Item = TypeVar("Item")
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """The same moment in UTC, as it is kept. There are some that UTC has no year for: ``9999-12-31T23:59-23:59``."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("expected a time that is in the years 1 to 9999 in UTC too") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+"""A time with its zone, in UTC."""
 
 
 class Request(BaseModel):
@@ -63,11 +75,12 @@ def read_cursor(cursor: str | None) -> tuple[datetime, str] | None:
     try:
         moment, identifier = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         place = datetime.fromisoformat(moment)
+        if place.tzinfo is None or not isinstance(identifier, str):
+            raise refusal
+        identifier.encode()  # half a surrogate pair is no text
+        return _in_utc(place), identifier
     except (ValueError, TypeError, binascii.Error):
         raise refusal from None
-    if place.tzinfo is None or not isinstance(identifier, str):
-        raise refusal
-    return place, identifier
 
 
 def write_name_cursor(name: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from countersign_client.addresses import gateway_address
 from countersign_client.credentials import token_for
 from countersign_client.discovery import discover
-from countersign_client.errors import NotSignedIn, Refused
+from countersign_client.errors import NotSignedIn, Refused, SignInTooOld
 from countersign_client.store import LoginStore
 from countersign_client.wire import Json, Query, Reply, plain, post_form, send
 
@@ -15,6 +15,7 @@ _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 _TOKEN_TYPE = "urn:ietf:params:oauth:token-type:"  # noqa: S105 - a name, not a token
 _UNAUTHORIZED = 401
 _REFUSED = 400
+_LONGEST_PAGE = 100
 
 
 def call(
@@ -44,6 +45,7 @@ def ask(
 
     Raises:
         NotSignedIn: there is no login and no token, or it has ended.
+        SignInTooOld: what is asked for wants a fresh one.
         Refused: with the gateway's own reason.
         Unreachable: it does not answer.
         UnsafeStore: the file of logins cannot be used.
@@ -52,16 +54,36 @@ def ask(
     url = f"{gateway}/control/v1{path}"
     token = token_for(gateway, store=store)
     reply = send(method, url, token=token, document=document, query=query, headers=headers)
-    if reply.status == _UNAUTHORIZED:
+    if reply.status == _UNAUTHORIZED and not reply.document.get("sign_in"):
         token = token_for(gateway, store=store, refused=token)
         reply = send(method, url, token=token, document=document, query=query, headers=headers)
+    if reply.status == _UNAUTHORIZED and (page := plain(reply.document.get("sign_in"))):
+        raise SignInTooOld(gateway, plain(reply.document.get("detail")), page)
     if reply.status == _UNAUTHORIZED:
-        # It may also want to see you sign in anew before something that matters (RFC 9470).
         raise NotSignedIn(gateway, plain(reply.document.get("detail")) or f"{gateway} does not accept your login.")
     if reply.status >= _REFUSED:
         said = plain(reply.document.get("detail")) or plain(reply.document.get("title"))
         raise Refused(said or f"{gateway} refused it ({reply.status}).", status=reply.status)
     return reply
+
+
+def pages(gateway: str, path: str, query: Query, *, limit: int) -> Iterator[Mapping[str, object]]:
+    """What a list has, page by page, up to ``limit``. Raises as ``ask``."""
+    asked, left = dict(query), limit
+    while left > 0:
+        page = call(gateway, "GET", path, query={**asked, "limit": str(min(left, _LONGEST_PAGE))})
+        for each in items(page.get("items")):
+            yield each
+            left -= 1
+        cursor = page.get("next_cursor")
+        if not isinstance(cursor, str):
+            return
+        asked["cursor"] = cursor
+
+
+def items(value: object) -> Iterator[Mapping[str, object]]:
+    """The objects of a list."""
+    yield from (each for each in value if isinstance(each, Mapping)) if isinstance(value, list) else ()
 
 
 def exchanged(gateway: str, subject_token: str, scopes: Iterable[str], *, is_jwt: bool = True) -> Mapping[str, object]:

@@ -53,6 +53,15 @@ class TokenRefused(NotSignedIn):
         self.gateway = gateway
 
 
+class SignInTooOld(NotSignedIn):
+    """What is asked for wants somebody who signed in just now (RFC 9470). A token that is refreshed is no fresher."""
+
+    def __init__(self, gateway: str, why: str, page: str) -> None:
+        again = f"countersign login {gateway} --scope promote --scope approve"
+        ClientError.__init__(self, f"{why} Sign in anew at {page} and then run: {again}")
+        self.gateway = gateway
+
+
 class Unreachable(ClientError):
     """The gateway does not answer, or not now. Trying again later is right."""
 

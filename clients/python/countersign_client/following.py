@@ -6,15 +6,16 @@ What is said of a promotion, and how it ended for a pipeline, are pure functions
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeVar
 from urllib.parse import quote
 
-from countersign_client.calls import ask
+from countersign_client.calls import ask, items
 from countersign_client.errors import Unreachable
-from countersign_client.wire import plain
+from countersign_client.wire import Json, Query, plain
 
 
 class Exit(IntEnum):
@@ -58,6 +59,8 @@ _READING_S = 5
 """While artifacts are read: how far that is ends no wait at the gateway."""
 _PAUSES_S = (1, 15)
 """Between two tries while the gateway is away: the first, and the longest."""
+_PATIENCE_S = 5.0
+"""How long a gateway that is away is waited for, where nobody said how long."""
 _MIB = 1024 * 1024
 
 
@@ -103,11 +106,6 @@ def missing(detail: Detail) -> Iterator[str]:
         link = details.get("link") if isinstance(details := rule.get("details"), Mapping) else None
         more = f" {plain(link)}" if link else ""
         yield f"{plain(rule.get('standing'))}: {plain(rule.get('name'))}: {plain(rule.get('message'))}{by}{more}"
-
-
-def items(value: object) -> Iterator[Mapping[str, object]]:
-    """The objects of a list."""
-    yield from (each for each in value if isinstance(each, Mapping)) if isinstance(value, list) else ()
 
 
 def _size(detail: Detail) -> tuple[int, int] | None:
@@ -178,6 +176,28 @@ def follow(gateway: str, promotion_id: str, *, timeout_s: float, say: Callable[[
             # A gateway that stops answers at once; and a caller who asks again at once would keep it busy.
             time.sleep(min(_PAUSES_S[0], max(deadline - time.monotonic(), 0)))
         etag = reply.etag
+
+
+def created(
+    gateway: str,
+    path: str,
+    document: Mapping[str, Json],
+    *,
+    query: Query | None = None,
+    within_s: float = _PATIENCE_S,
+    say: Callable[[str], None],
+) -> Mapping[str, object]:
+    """What the gateway made, asked for until it answers. Each try has the same ``Idempotency-Key``: it is done once.
+
+    Raises:
+        Unreachable: it was away for ``within_s``. Else as ``ask``.
+    """
+    headers = {"Idempotency-Key": uuid.uuid4().hex}
+    return retried(
+        lambda: ask(gateway, "POST", path, document=document, query=query, headers=headers).document,
+        deadline=time.monotonic() + within_s,
+        say=say,
+    )
 
 
 def retried(call: Callable[[], Answer], *, deadline: float, say: Callable[[str], None]) -> Answer:

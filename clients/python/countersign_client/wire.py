@@ -26,6 +26,10 @@ _NO_PROXY = {"no_proxy": "*"}
 _REDIRECTS = range(300, 400)
 _FAILURES = range(500, 600)
 _LONGEST_TEXT = 300
+_JOINERS = "\u200c\u200d"
+"""Persian and emoji need them."""
+_FILLERS = "\u115f\u1160\u3164\uffa0"
+"""Letters, says Unicode, that nobody sees."""
 
 
 class OAuthRefused(Refused):
@@ -144,9 +148,29 @@ def _object(where: str | None, status: int, body: bytes) -> Mapping[str, object]
 
 
 def plain(value: object) -> str:
-    """A text of somebody else's as it may be shown on a terminal: one line without control characters, and not long."""
+    """A text of somebody else's as it may be shown on a terminal: one line, and not long.
+
+    What a terminal would obey, or nobody would see, is shown by its code point, as the console does: ``[U+202E]``.
+    """
     text = " ".join(value.split()) if isinstance(value, str) else ""
-    return "".join(character for character in text if character.isprintable())[:_LONGEST_TEXT]
+    return "".join(_seen(character) for character in text[:_LONGEST_TEXT])
+
+
+def name_of(person: object) -> str:
+    """What somebody is called, as ``plain``."""
+    return plain(person.get("name")) if isinstance(person, Mapping) else ""
+
+
+def written(document: object) -> str:
+    """A document as JSON on one line, in which nothing is left that a terminal would obey."""
+    text = json.dumps(document, ensure_ascii=False)
+    # What is not printable is inside of strings: JSON itself has nothing of the kind.
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
+
+
+def _seen(character: str) -> str:
+    is_seen = character in _JOINERS or (character.isprintable() and character not in _FILLERS)
+    return character if is_seen else f"[U+{ord(character):04X}]"
 
 
 _MACHINE = re.sub(r"[^A-Za-z0-9.-]", "", platform.node())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,22 @@ def test_a_file_that_is_too_large_or_not_there_is_refused(tmp_path: Path) -> Non
         read(tmp_path, "a: " + "x" * LARGEST)
     with pytest.raises(InvalidInput, match="cannot be read"):
         read_documents(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("a:\n  - b: 1\n   c: 2\n", "look at the indentation"),
+        ("a: b: c\n", "look at the indentation"),
+        ("a: *\n", "what begins with * or & needs quotes"),
+        ("- {a: !candidate.has_pickle}\n", "what begins with ! needs quotes"),
+        ("a: !candidate.has_pickle\n", "what begins with ! needs quotes"),
+        ("a:\n\t- b\n", "not tabs"),
+    ],
+)
+def test_what_people_get_wrong_in_yaml_has_a_hint(tmp_path: Path, text: str, hint: str) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(hint)):
+        read(tmp_path, text)
 
 
 def test_what_is_wrong_is_said_with_the_file_and_the_line(tmp_path: Path) -> None:

@@ -207,6 +207,13 @@ def test_every_kind_has_a_lane_and_every_lane_waits_for_the_digest_and_its_turn(
 
 def test_what_is_missing_is_said_in_one_line() -> None:
     assert waits_for(assess(case(asking(ML, RISK)))) == "1 approval by group ml and 2 approvals by group risk"
+    soaking = case(asking(ML, soak=Soak("staging", 3600)), held={"staging": NOON})
+    unread = replace(soaking, reading=Reading(1, 4), promotion=replace(soaking.promotion, digest=None))
+    assert waits_for(assess(unread)) == (
+        "the digest (The artifacts are being read to take their digest: 25 % of 4 bytes are read), "
+        f"1 approval by group ml and soak under staging (It holds staging since {NOON:%a %Y-%m-%d} 12:00 UTC, and must for 1 h)"
+    )
+    assert waits_for([]) == "nothing"
 
 
 def test_approvals_are_void_when_what_was_looked_at_changes_and_only_then() -> None:

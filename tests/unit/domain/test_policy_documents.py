@@ -128,8 +128,15 @@ def _window(effect: Effect, duration_s: int) -> Window:
 # Reading back.
 
 
+def is_plain(value: object) -> bool:
+    if type(value) is dict:
+        return all(type(key) is str and is_plain(inner) for key, inner in value.items())
+    return all(map(is_plain, value)) if type(value) is list else type(value) in {str, int, bool}
+
+
 @given(_policies())
 def test_every_policy_reads_back_as_it_was_written_also_through_a_database(policy: Policy) -> None:
+    assert is_plain(document_of(policy)), "YAML writes nothing else"
     kept = json.loads(json.dumps(document_of(policy), sort_keys=True))
     assert policy_from_document(kept, revision=policy.revision) == policy
     assert policy_from_document(short_document_of(policy), revision=policy.revision) == policy
@@ -240,6 +247,11 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     assert sorted(fields) == ["approvals[0].count", "approvals[1].x", "models", "rejection"]
     assert len(refused.value.message.splitlines()) == 4
     assert len(refused.value.details["errors"]) == 4  # type: ignore[arg-type]  # of a document
+
+
+def test_a_misspelt_field_is_told_from_what_was_meant() -> None:
+    with pytest.raises(InvalidInput, match=r"aprovals: unknown field; did you mean approvals\? expected one of name,"):
+        read(aprovals=[])
 
 
 _anything = st.recursive(

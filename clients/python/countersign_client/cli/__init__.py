@@ -14,23 +14,31 @@ import typer
 
 from countersign_client.cli.checks import check
 from countersign_client.cli.deciding import approve, comment, reject, withdraw
+from countersign_client.cli.delegating import delegate, delegations, undelegate
 from countersign_client.cli.explaining import explain
 from countersign_client.cli.login import login, logout, whoami
 from countersign_client.cli.promoting import break_glass, promote, rollback
 from countersign_client.cli.promotions import promotions
+from countersign_client.cli.reviewing import review, reviews
 from countersign_client.cli.tokens import exchange, token
 from countersign_client.errors import ClientError
 
 CALLERS = "Who you are at a gateway"
 PROMOTIONS = "Promotions"
+URGENT = "When it must go fast"
+AWAY = "While you are away"
 
 
 def add_commands(cli: typer.Typer) -> None:
     """Add the commands of this package."""
-    for command in (promote, explain, rollback, approve, reject, withdraw, comment, break_glass):
+    for command in (promote, explain, approve, reject, withdraw, comment):
         cli.command(rich_help_panel=PROMOTIONS)(command)
     cli.add_typer(promotions, name="promotions", rich_help_panel=PROMOTIONS)
     cli.add_typer(check, name="check", rich_help_panel=PROMOTIONS)
+    for urgent in (rollback, break_glass, reviews, review):
+        cli.command(rich_help_panel=URGENT)(urgent)
+    for stand_in in (delegations, delegate, undelegate):
+        cli.command(rich_help_panel=AWAY)(stand_in)
     for who in (login, logout, whoami, exchange):
         cli.command(rich_help_panel=CALLERS)(who)
     cli.add_typer(token, name="token", rich_help_panel=CALLERS)

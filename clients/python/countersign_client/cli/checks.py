@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +11,7 @@ import typer
 
 from countersign_client.cli.login import AsJson, GatewayOption, chosen
 from countersign_client.cli.options import Workspace, seconds
+from countersign_client.cli.printing import print_json, print_table
 from countersign_client.errors import InvalidUsage
 
 if TYPE_CHECKING:
@@ -67,6 +66,7 @@ def post(
     countersign check post fairness --model iris --version 7 --outcome pass --folder ./downloaded-model
     """
     from countersign_client.calls import call
+    from countersign_client.wire import plain
 
     document: dict[str, Json] = {"outcome": outcome.value, "message": message}
     if link is not None:
@@ -83,7 +83,10 @@ def post(
         document["expires_in"] = seconds(ttl, "--ttl")
     path, query = _place(model, version, promotion, workspace)
     answer = call(chosen(gateway), "POST", f"{path}/{quote(name, safe='')}", document=document, query=query)
-    typer.echo(json.dumps(answer, ensure_ascii=False) if as_json else str(answer.get("id")))
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo(plain(answer.get("id")))
 
 
 @check.command(name="list")
@@ -98,30 +101,24 @@ def list_checks(
     as_json: AsJson = False,
 ) -> None:
     """List the verdicts, the newest of each name."""
-    from rich.console import Console
     from rich.table import Table
 
-    from countersign_client.calls import call
-    from countersign_client.following import items
-    from countersign_client.wire import plain
+    from countersign_client.calls import call, items
+    from countersign_client.wire import name_of, plain
 
     path, query = _place(model, version, promotion, workspace)
     found = call(chosen(gateway), "GET", path, query={**query, **({"all": "true"} if history else {})})
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        print_json(found)
         return
     table = Table("name", "outcome", "message", "by", "at", "until", "link")
     for each in items(found.get("items")):
-        by = each.get("posted_by")
         table.add_row(
             *(plain(each.get(field)) for field in ("name", "outcome", "message")),
-            plain(by.get("name")) if isinstance(by, dict) else "",
+            name_of(each.get("posted_by")),
             *(plain(each.get(field)) for field in ("posted_at", "expires_at", "link")),
         )
-    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, markup=False).print(table)
-
-
-_PIPED_WIDTH = 200
+    print_table(table)
 
 
 def _place(

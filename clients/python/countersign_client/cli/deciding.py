@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
@@ -11,6 +10,7 @@ import typer
 
 from countersign_client.cli.login import AsJson, GatewayOption, chosen
 from countersign_client.cli.options import PromotionId, Reason, say
+from countersign_client.cli.printing import print_json
 
 if TYPE_CHECKING:
     from countersign_client.wire import Json
@@ -64,7 +64,14 @@ def comment(
     as_json: AsJson = False,
 ) -> None:
     """Say something on a promotion, without deciding on it."""
-    _post(promotion_id, "comments", {"text": text}, gateway, as_json=as_json)
+    from countersign_client.following import created
+
+    path = f"/promotions/{quote(promotion_id, safe='')}/comments"
+    said = created(chosen(gateway), path, {"text": text}, say=say())
+    if as_json:
+        print_json(said)
+    else:
+        typer.echo(f"{promotion_id} commented")
 
 
 def _decide(
@@ -73,7 +80,7 @@ def _decide(
     """What was shown is what is decided on: it is refused if the promotion changes in between."""
     from countersign_client.calls import ask
     from countersign_client.following import said
-    from countersign_client.wire import plain
+    from countersign_client.wire import name_of, plain
 
     address, line = chosen(gateway), say()
     seen = ask(address, "GET", f"/promotions/{quote(promotion_id, safe='')}")
@@ -82,7 +89,7 @@ def _decide(
     line(
         f"{promotion_id}: version {plain(shown.get('to_version'))} of {plain(shown.get('model'))} to "
         f"{plain(shown.get('alias'))}{f', which version {holder} holds' if holder else ''}; asked for by "
-        f"{_name(shown.get('requested_by'))}; {plain(shown.get('digest')) or 'no digest yet'}"
+        f"{name_of(shown.get('requested_by'))}; {plain(shown.get('digest')) or 'no digest yet'}"
     )
     for each in said(shown):
         line(each)
@@ -108,12 +115,6 @@ def _post(
     headers = {"If-Match": etag} if etag else None
     answer = ask(chosen(gateway), "POST", path, document=document, headers=headers).document
     if as_json:
-        typer.echo(json.dumps(answer, ensure_ascii=False))
+        print_json(answer)
     else:
-        typer.echo(f"{promotion_id} {plain(answer.get('state')) or 'commented'}")
-
-
-def _name(person: object) -> str:
-    from countersign_client.wire import plain
-
-    return plain(person.get("name")) if isinstance(person, Mapping) else ""
+        typer.echo(f"{promotion_id} {plain(answer.get('state'))}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +9,11 @@ import typer
 
 from countersign_client.cli.login import AsJson, GatewayOption, chosen
 from countersign_client.cli.options import Alias, Model, Workspace, moment
+from countersign_client.cli.printing import console, print_json
 
 if TYPE_CHECKING:
     from countersign_client.wire import Query
 
-_PIPED_WIDTH = 200
 _COLOURS = {"satisfied": "green", "waiting": "yellow", "blocked": "red", "advisory": "dim"}
 
 
@@ -64,7 +62,7 @@ def _explain_version(address: str, query: Query, *, as_json: bool) -> None:
 
     found = call(address, "GET", "/promotions/explain", query=query)
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        print_json(found)
     else:
         _print(found)
     if found.get("allowed") is not True:
@@ -72,18 +70,17 @@ def _explain_version(address: str, query: Query, *, as_json: bool) -> None:
 
 
 def _print(found: Mapping[str, object]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from countersign_client.following import items
+    from countersign_client.calls import items
     from countersign_client.wire import plain
 
     policy = found.get("policy")
-    named = f"policy {plain(policy.get('name'))}, revision {policy.get('revision')}" if isinstance(policy, dict) else ""
+    named = f"policy {_named(policy)}" if isinstance(policy, dict) else ""
     open_one = plain(found.get("promotion_id"))
-    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, markup=False, highlight=False)
-    console.print(
+    out = console()
+    out.print(
         f"Version {plain(found.get('version'))} of {plain(found.get('model'))} to {plain(found.get('alias'))}: {named}"
         + (f", promotion {open_one}" if open_one else "")
     )
@@ -97,26 +94,32 @@ def _print(found: Mapping[str, object]) -> None:
             plain(rule.get("who")),
             plain(rule.get("until")),
         )
-    console.print(table)
+    out.print(table)
     opens = plain(found.get("opens_at"))
     if found.get("allowed") is True:
-        console.print("Nothing stands in the way.")
+        out.print("Nothing stands in the way.")
     elif found.get("blocked") is True:
-        console.print("Blocked: neither approvals nor time will change it.")
+        out.print("Blocked: neither approvals nor time will change it.")
     else:
-        console.print(f"It waits; not before {opens}." if opens else "It waits.")
+        out.print(f"It waits; not before {opens}." if opens else "It waits.")
 
 
 def _explain_policy(found: Mapping[str, object], *, as_json: bool) -> None:
-    from countersign_client.following import items
+    from countersign_client.calls import items
     from countersign_client.wire import plain
 
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        print_json(found)
         return
     policy = found.get("policy")
     if isinstance(policy, dict):
-        typer.echo(f"policy {plain(policy.get('name'))}, revision {policy.get('revision')}")
+        typer.echo(f"policy {_named(policy)}")
     typer.echo(plain(found.get("why")))
     for other in items(found.get("others")):
-        typer.echo(f"  it matches too: {plain(other.get('name'))}, revision {other.get('revision')}")
+        typer.echo(f"  it matches too: {_named(other)}")
+
+
+def _named(policy: Mapping[str, object]) -> str:
+    from countersign_client.wire import plain
+
+    return f"{plain(policy.get('name'))}, revision {plain(str(policy.get('revision')))}"

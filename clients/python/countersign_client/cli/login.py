@@ -5,7 +5,6 @@ Exit status: 0 done, 1 refused, 2 wrong usage, 3 a login is needed, 4 the gatewa
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import webbrowser
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from countersign_client import DEFAULT_SCOPES
+from countersign_client.cli.printing import print_json
 from countersign_client.errors import InvalidAddress, Refused, Unreachable
 from countersign_client.scopes import Scope
 
@@ -131,7 +131,7 @@ def whoami(gateway: Gateway = None, *, as_json: AsJson = False) -> None:
     limited = me.get("scopes")
     scopes = limited if isinstance(limited, list) else list(kept.scopes) if kept else []
     if as_json:
-        typer.echo(json.dumps({"gateway": address, **me, "scopes": scopes}, ensure_ascii=False))
+        print_json({"gateway": address, **me, "scopes": scopes})
         return
     typer.echo(f"{plain(me.get('name'))} at {address}")
     for title, value in (

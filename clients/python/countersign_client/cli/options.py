@@ -20,6 +20,7 @@ Workspace = Annotated[
 PromotionId = Annotated[str, typer.Argument(metavar="ID", help="The promotion, as prm_…", show_default=False)]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; others read it, and it is kept.", show_default=False)]
 Wait = Annotated[bool, typer.Option("--wait", "-w", help="Follow it to its end; the exit status says which.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many at most.")]
 Timeout = Annotated[str, typer.Option("--timeout", help="For how long to wait, as 90s, 30m, 2h.")]
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}

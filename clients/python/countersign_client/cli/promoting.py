@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import signal
 import time
-import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
@@ -13,6 +13,7 @@ import typer
 
 from countersign_client.cli.login import AsJson, GatewayOption, chosen
 from countersign_client.cli.options import Alias, Model, Reason, Timeout, Version, Wait, Workspace, moment, say, seconds
+from countersign_client.cli.printing import print_json
 from countersign_client.errors import InvalidUsage, NotSignedIn, Unreachable
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ def promote(
         document["workspace"] = workspace
     if at is not None:
         document["scheduled_for"] = moment(at, "--at")
-    # Asking twice for the same is asking once: so it may be tried again when no answer came.
-    _ask("/promotions", document, again=wait, gateway=gateway, wait=wait, timeout=timeout, as_json=as_json)
+    _ask("/promotions", document, gateway=gateway, wait=wait, timeout=timeout, as_json=as_json)
 
 
 def rollback(
@@ -101,9 +101,8 @@ def break_glass(
     """
     path = f"{_alias(model, alias)}/break-glass"
     document: dict[str, Json] = {"version": version, "reason": reason, "ticket": ticket}
-    if workspace is not None:
-        document["workspace"] = workspace
-    _ask(path, document, again=wait, gateway=gateway, wait=wait, timeout=timeout, as_json=as_json)
+    query = {} if workspace is None else {"workspace": workspace}
+    _ask(path, document, query=query, gateway=gateway, wait=wait, timeout=timeout, as_json=as_json)
 
 
 def _alias(model: str, alias: str) -> str:
@@ -118,32 +117,26 @@ def _ask(
     wait: bool,
     timeout: str,
     as_json: bool,
-    again: bool = False,
     query: Mapping[str, str] | None = None,
 ) -> None:
-    """Open a promotion, or find it; then follow it, if that is wanted.
-
-    ``again``: asking is harmless when it is done twice. A rollback is not: the second goes back one further.
-    """
-    from countersign_client.calls import ask
-    from countersign_client.following import retried
+    """Open a promotion, or find it; then follow it, if that is wanted."""
+    from countersign_client.following import created
     from countersign_client.wire import plain
 
     address, line, limit = chosen(gateway), say(), seconds(timeout, "--timeout")
     began = time.monotonic()
-    until = began + (limit if again else 0)
-    headers = {"Idempotency-Key": uuid.uuid4().hex}
-    made = retried(
-        lambda: ask(address, "POST", path, document=document, query=query, headers=headers).document,
-        deadline=until,
-        say=line,
-    )
+    made = created(address, path, document, query=query, within_s=limit if wait else 0, say=line)
     promotion_id = plain(made.get("id"))
     if not promotion_id:
         raise InvalidUsage(f"{address} answered without a promotion; is it a Countersign gateway?")
     line(f"{promotion_id}: {_about(made)}")
+    if page := plain(made.get("console")):
+        line(f"  for people: {page}")
     if not wait:
-        typer.echo(json.dumps(made, ensure_ascii=False) if as_json else promotion_id)
+        if as_json:
+            print_json(made)
+        else:
+            typer.echo(promotion_id)
         return
     left = began + limit - time.monotonic()
     follow_to_the_end(address, promotion_id, timeout_s=max(left, 0), as_json=as_json)
@@ -156,7 +149,8 @@ def follow_to_the_end(gateway: str, promotion_id: str, *, timeout_s: float, as_j
 
     line = say()
     try:
-        followed = follow(gateway, promotion_id, timeout_s=timeout_s, say=line)
+        with _stopped_as_by_ctrl_c():
+            followed = follow(gateway, promotion_id, timeout_s=timeout_s, say=line)
     except KeyboardInterrupt:
         line(f"Interrupted. {_stays_open(promotion_id)}")
         raise typer.Exit(Exit.INTERRUPTED) from None
@@ -164,7 +158,7 @@ def follow_to_the_end(gateway: str, promotion_id: str, *, timeout_s: float, as_j
         line(f"countersign: {error} {_stays_open(promotion_id)}")
         raise typer.Exit(error.exit_code) from None
     if as_json:
-        typer.echo(json.dumps(followed.detail, ensure_ascii=False))
+        print_json(followed.detail)
     else:
         typer.echo(f"{promotion_id} {plain(followed.detail.get('state'))}")
     match followed.exit:
@@ -173,6 +167,20 @@ def follow_to_the_end(gateway: str, promotion_id: str, *, timeout_s: float, as_j
         case Exit.TIMED_OUT:
             line(f"countersign: the time is over. {_stays_open(promotion_id)}")
     raise typer.Exit(followed.exit)
+
+
+@contextmanager
+def _stopped_as_by_ctrl_c() -> Iterator[None]:
+    """Who stops a pipeline sends SIGTERM: the same is said then."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _about(promotion: Mapping[str, object]) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated
 from urllib.parse import quote
@@ -12,12 +9,10 @@ from urllib.parse import quote
 import typer
 
 from countersign_client.cli.login import AsJson, GatewayOption, chosen
-from countersign_client.cli.options import PromotionId, Timeout, Wait, seconds
+from countersign_client.cli.options import Limit, PromotionId, Timeout, Wait, seconds
+from countersign_client.cli.printing import print_json, print_table
 
 promotions = typer.Typer(help="Promotions, newest first.", no_args_is_help=True)
-
-_PIPED_WIDTH = 200
-_MOST = 1000
 
 
 class State(StrEnum):
@@ -44,7 +39,7 @@ def list_promotions(
         list[State] | None, typer.Option("--state", help="In this state; may be repeated.", show_default=False)
     ] = None,
     workspace: Annotated[str | None, typer.Option("--workspace", help="In this one.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=_MOST, help="How many at most.")] = 50,
+    limit: Limit = 50,
     gateway: GatewayOption = None,
     *,
     awaiting_me: Annotated[bool, typer.Option("--awaiting-me", help="That you could decide on.")] = False,
@@ -57,7 +52,10 @@ def list_promotions(
     countersign promotions list --awaiting-me
     countersign promotions list --model iris --state pending --json
     """
-    from countersign_client.wire import plain
+    from rich.table import Table
+
+    from countersign_client.calls import pages
+    from countersign_client.wire import name_of, plain
 
     query: dict[str, str | list[str]] = {
         **({"model": model} if model is not None else {}),
@@ -67,24 +65,20 @@ def list_promotions(
         **({"mine": "true"} if mine else {}),
         **({"awaiting_me": "true"} if awaiting_me else {}),
     }
-    found = list(_pages(chosen(gateway), query, limit))
+    found = list(pages(chosen(gateway), "/promotions", query, limit=limit))
     if as_json:
-        typer.echo(json.dumps({"items": found}, ensure_ascii=False))
+        print_json({"items": found})
         return
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table("id", "model", "alias", "version", "state", "asked for by", "waits for", "since")
     for each in found:
-        by = each.get("requested_by")
         waits_for = plain(each.get("waits_for"))
         table.add_row(
             *(plain(each.get(name)) for name in ("id", "model", "alias", "to_version", "state")),
-            plain(by.get("name")) if isinstance(by, dict) else "",
+            name_of(each.get("requested_by")),
             "" if waits_for == "nothing" else waits_for,
             plain(each.get("created_at")),
         )
-    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, markup=False).print(table)
+    print_table(table)
 
 
 @promotions.command()
@@ -100,46 +94,33 @@ def show(
     from countersign_client.calls import call
     from countersign_client.cli.promoting import follow_to_the_end
     from countersign_client.following import said
-    from countersign_client.wire import plain
+    from countersign_client.wire import name_of, plain
 
     address = chosen(gateway)
     if wait:
         follow_to_the_end(address, promotion_id, timeout_s=seconds(timeout, "--timeout"), as_json=as_json)
     found = call(address, "GET", f"/promotions/{quote(promotion_id, safe='')}")
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        print_json(found)
         return
-    by, policy = found.get("requested_by"), found.get("policy")
+    policy = found.get("policy")
     for title, value in (
         ("promotion", plain(found.get("id"))),
         (
             "what",
             f"version {plain(found.get('to_version'))} of {plain(found.get('model'))} to {plain(found.get('alias'))}",
         ),
-        ("now held by", plain(found.get("from_version")) or "no version"),
-        ("asked for by", plain(by.get("name")) if isinstance(by, dict) else ""),
+        ("then held by", plain(found.get("from_version")) or "no version"),
+        ("asked for by", name_of(found.get("requested_by"))),
         ("because", plain(found.get("reason"))),
-        ("policy", f"{plain(policy.get('name'))}/{policy.get('revision')}" if isinstance(policy, dict) else ""),
+        (
+            "policy",
+            f"{plain(policy.get('name'))}/{plain(str(policy.get('revision')))}" if isinstance(policy, dict) else "",
+        ),
         ("digest", plain(found.get("digest"))),
-        ("page", plain(found.get("link"))),
+        ("for people", plain(found.get("console"))),
     ):
         if value:
             typer.echo(f"{title:<13}{value}")
     for line in said(found):
         typer.echo(line)
-
-
-def _pages(gateway: str, query: Mapping[str, str | list[str]], limit: int) -> Iterator[Mapping[str, object]]:
-    from countersign_client.calls import call
-    from countersign_client.following import items
-
-    asked, left = dict(query), limit
-    while left > 0:
-        page = call(gateway, "GET", "/promotions", query={**asked, "limit": str(min(left, 200))})
-        for each in items(page.get("items")):
-            yield each
-            left -= 1
-        cursor = page.get("next_cursor")
-        if not isinstance(cursor, str):
-            return
-        asked["cursor"] = cursor

@@ -5,26 +5,24 @@ What a script reads is on stdout, alone: the token. What a person reads is on st
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from countersign_client.cli.login import AsJson, Gateway, GatewayOption, chosen
+from countersign_client.cli.printing import print_json, print_table
 from countersign_client.errors import InvalidUsage
 from countersign_client.scopes import Scope
 
 token = typer.Typer(help="Your personal access tokens, for scripts and CI.", no_args_is_help=True)
 
 _STDIN = Path("-")
-_PIPED_WIDTH = 200
+_MOST = 1000
 
 
 @token.command()
@@ -46,7 +44,7 @@ def create(
     document: dict[str, Json] = {"name": name, "scopes": [item.value for item in scope], "expires_in_days": days}
     made = call(chosen(gateway), "POST", "/tokens", document=document)
     if as_json:
-        typer.echo(json.dumps(made, ensure_ascii=False))
+        print_json(made)
         return
     typer.echo(plain(made.get("token")))
     typer.echo(
@@ -59,11 +57,12 @@ def create(
 @token.command(name="list")
 def list_tokens(gateway: GatewayOption = None, *, as_json: AsJson = False) -> None:
     """List your tokens, newest first, without their secrets."""
+    from countersign_client.calls import pages
     from countersign_client.wire import plain
 
-    found = list(_all(chosen(gateway)))
+    found = list(pages(chosen(gateway), "/tokens", {}, limit=_MOST))
     if as_json:
-        typer.echo(json.dumps({"items": found}, ensure_ascii=False))
+        print_json({"items": found})
         return
     table = Table("id", "name", "scopes", "good until", "last used")
     for item in found:
@@ -75,7 +74,7 @@ def list_tokens(gateway: GatewayOption = None, *, as_json: AsJson = False) -> No
             f"revoked {_moment(item['revoked_at'])}" if item.get("revoked_at") else _moment(item.get("expires_at")),
             _moment(item.get("last_used_at")),
         )
-    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, markup=False).print(table)
+    print_table(table)
 
 
 @token.command()
@@ -116,7 +115,10 @@ def exchange(
     shown = _subject_token(file, variable)
     # Ours are opaque; those of every issuer that is trusted by its keys are JWTs.
     answer = exchanged(chosen(gateway), shown, [item.value for item in scope], is_jwt=not shown.startswith("cs_"))
-    typer.echo(json.dumps(answer, ensure_ascii=False) if as_json else answer["access_token"])
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo(answer["access_token"])
 
 
 def _subject_token(file: Path, variable: str | None) -> str:
@@ -138,19 +140,6 @@ def _subject_token(file: Path, variable: str | None) -> str:
     if not found:
         raise InvalidUsage(f"{where} is empty; expected a token.")
     return found
-
-
-def _all(gateway: str) -> Iterator[Mapping[str, object]]:
-    from countersign_client.calls import call
-
-    query = {"limit": "100"}
-    while True:
-        page = call(gateway, "GET", "/tokens", query=query)
-        items, cursor = page.get("items"), page.get("next_cursor")
-        yield from items if isinstance(items, list) else []
-        if not isinstance(cursor, str):
-            return
-        query["cursor"] = cursor
 
 
 def _moment(value: object) -> str:
