@@ -136,7 +136,7 @@ def _summarise(connection: Connection, folder: DataFolder, seconds: float, conso
     extract = f"import json; print(json.load(open('{folder.connection_file}'))['scientist']['access_token'])"
     console.print(f"  export MLFLOW_TRACKING_URI={connection.gateway}")
     console.print(f'  export MLFLOW_TRACKING_TOKEN="$(python3 -c {escape(repr_shell(extract))})"')
-    console.print("\nFor the operator's commands, `apply`, `explain-access` and `audit`:\n")
+    console.print("\nFor the operator's commands, `apply`, `policies`, `explain-access` and `audit`:\n")
     console.print(f"  export COUNTERSIGN_DATABASE_URL={escape(shlex.quote(connection.database))}")
     console.print(f"  export COUNTERSIGN_ROLES={escape(shlex.quote(json.dumps(ROLES)))}")
     console.print("\nCtrl-C stops everything.\n")

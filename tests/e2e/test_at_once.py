@@ -128,7 +128,7 @@ async def test_of_twenty_approvals_at_once_each_person_counts_once(site: Site) -
 
 async def test_an_approval_and_a_withdrawal_at_once_are_told_the_same_story(site: Site) -> None:
     model = await site.model()
-    for _ in range(6):
+    for _ in range(3):
         asked = await site.asked(model)
         approved, withdrawn = await asyncio.gather(
             site.approve(asked), site.call("asker", "POST", f"/promotions/{asked}/withdraw")

@@ -422,7 +422,7 @@ SECOND: Sequence[Sequence[Act]] = ([("ask", 0, 1)], [("approve", 2, 0)])
 
 
 @settings(
-    max_examples=STORIES or 4,
+    max_examples=STORIES or 2,
     derandomize=not STORIES,
     phases=[Phase.explicit, Phase.generate],  # a story takes a second: to shorten one would take an hour
     database=None,
