@@ -32,7 +32,7 @@ router = APIRouter(prefix="/delegations", tags=["delegations"], route_class=Guar
 class CreateDelegation(Request):
     """Let somebody decide on promotions for you while you are away."""
 
-    to: str = Field(min_length=1, max_length=2500, description="Id, or exact name, of a person who was seen here.")
+    to: str = Field(min_length=1, max_length=2500, description="Id, or exact name, of a person who has signed in here.")
     delegator: str | None = Field(
         default=None,
         min_length=1,

@@ -10,13 +10,10 @@ from app.domain.access import Permission
 from app.domain.events import EventType
 from app.routers.access import CurrentPrincipal, GuardedRoute, authenticated_again, needs
 from app.routers.schemas.aliases import DriftAnswer, EventPage, drift_answer, event_answer
-from app.routers.schemas.shared import Cursor, Limit, Page, read_cursor, write_cursor
+from app.routers.schemas.shared import LARGEST_NUMBER, Cursor, Limit, Page, read_cursor, write_cursor
 from app.routers.services import ServicesOf
 
 router = APIRouter(route_class=GuardedRoute)
-
-_LARGEST = 2**63 - 1
-"""What PostgreSQL takes for a number of a row."""
 
 
 @router.get("/drifts", response_model=Page[DriftAnswer], tags=["aliases"])
@@ -46,7 +43,7 @@ async def list_events(
     request: Request,
     principal: CurrentPrincipal,
     services: ServicesOf,
-    after: Annotated[int, Query(ge=0, le=_LARGEST, description="The sequence of the last event seen.")] = 0,
+    after: Annotated[int, Query(ge=0, le=LARGEST_NUMBER, description="The sequence of the last event seen.")] = 0,
     types: Annotated[list[EventType] | None, Query(alias="type", description="Repeat for several.")] = None,
     limit: Limit = 100,
     wait: Annotated[float, Query(ge=0, le=30, description="Seconds to wait for an event if there is none.")] = 0,

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from app.domain.access import Permission
 from app.routers.access import GuardedRoute, needs
-from app.routers.schemas.shared import Answer, Limit
+from app.routers.schemas.shared import LARGEST_NUMBER, Answer, Limit
 from app.routers.services import ServicesOf
 
 router = APIRouter(route_class=GuardedRoute)
@@ -46,7 +46,7 @@ class VerificationAnswer(Answer):
 @needs(Permission.AUDIT_READ)
 async def list_audit_entries(
     services: ServicesOf,
-    after: Annotated[int, Query(ge=0, description="The sequence of the last entry seen.")] = 0,
+    after: Annotated[int, Query(ge=0, le=LARGEST_NUMBER, description="The sequence of the last entry seen.")] = 0,
     limit: Limit = 100,
     object_id: Annotated[str | None, Query(alias="object", description="Only entries about this.")] = None,
     *,

@@ -15,6 +15,7 @@ from app.domain.checks import PostedCheck
 from app.domain.contributions import claimed_by_name
 from app.domain.grants import Resource
 from app.domain.grants import model as model_called
+from app.domain.history import Held
 from app.domain.identity import Identity
 from app.domain.policies import Check, CheckKind
 from app.domain.promotions import AliasKey, Decision, Kind, Outcome, Promotion
@@ -162,7 +163,7 @@ class Cases:
                 and last.version == promotion.to_version
                 and last.model_created_at == promotion.model_created_at
                 and last.since >= created
-                and last.cause != "drift"
+                and await _is_answered_for(work, promotion, last)
             )
             if holds and last:
                 held[alias] = last.since
@@ -171,6 +172,21 @@ class Cases:
             ):
                 held[alias] = None
         return held
+
+
+async def _is_answered_for(work: UnitOfWork, promotion: Promotion, last: Held) -> bool:
+    """Whether somebody answers for the version that holds an alias: who came past the gateway holds nothing.
+
+    But the version that a promotion put there does, from when it is back: else it would never have soaked again.
+    """
+    if last.cause != "drift":
+        return True
+    holder = await work.aliases.get(last.key)
+    if holder is None or holder.version != promotion.to_version:
+        return False
+    put = await work.promotions.get(holder.promotion_id)
+    made = (promotion.model_created_at, promotion.version_created_at)
+    return (put.model_created_at, put.version_created_at) == made
 
 
 def _claimed_names(facts: Mapping[str, object]) -> Iterable[str]:
@@ -206,7 +222,10 @@ def _is_named(promotion: Promotion, vote: Vote) -> bool:
 async def checks_of(
     work: UnitOfWork, promotion: Promotion, taken: Taken | None, at: datetime
 ) -> Mapping[str, CheckResult]:
-    """What every check of the policy says: those we make ourselves as they were made last, and what CI posted."""
+    """What every check of the policy says: those we make ourselves as they were made last, and what CI posted.
+
+    As with approvals, the yes of whom an administrator has disabled does not count, and their no does.
+    """
     results = {result.name: result for result in (taken.results if taken else ())}
     wanted = [check for check in promotion.policy.checks if check.kind is CheckKind.POSTED]
     if not wanted:
@@ -220,6 +239,8 @@ async def checks_of(
         names=[check.name for check in wanted],
         digest=promotion.digest,
     )
+    disabled = frozenset(await work.principals.disabled())
+    posted = [each for each in posted if each.outcome != "pass" or each.posted_by not in disabled]
     return {**results, **{check.name: _verdict(check, promotion, posted, at) for check in wanted}}
 
 

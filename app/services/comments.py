@@ -41,6 +41,12 @@ class Comments:
             await _readable(work, principal, promotion_id)
             return await work.comments.page(promotion_id, after=after, limit=limit)
 
+    async def latest(self, principal: Principal, promotion_id: str, *, limit: int) -> Sequence[Comment]:
+        """The last ones, oldest first: nobody buries them under what they say before. Raises ``NotFound``."""
+        async with self._unit_of_work() as work:
+            await _readable(work, principal, promotion_id)
+            return await work.comments.latest(promotion_id, limit=limit)
+
     async def may_add(self, principal: Principal, promotion_id: str) -> bool:
         """Whether ``add`` would take what they say. Raises ``NotFound``."""
         async with self._unit_of_work() as work:

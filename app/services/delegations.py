@@ -12,7 +12,7 @@ from app.domain.audit import Entry
 from app.domain.delegations import Delegation, Person, delegation
 from app.domain.errors import Conflict, Forbidden, InsufficientScope, InvalidInput, NotFound, SelfGrant
 from app.domain.grants import Resource
-from app.domain.identity import Scope
+from app.domain.identity import CredentialKind, Scope
 from app.domain.promotions import Promotion
 from app.domain.roles import scopes_with
 from app.ports import Clock
@@ -47,7 +47,7 @@ class Delegations:
 
         Args:
             principal: who asks.
-            to: who stands in: an id, or the exact name of somebody who was seen here.
+            to: who stands in: an id, or the exact name of somebody who has signed in here.
             ends_at: until when.
             starts_at: from when; none: from now.
             models: a pattern of the models.
@@ -95,6 +95,9 @@ class Delegations:
                 raise Conflict(f"{from_.name} has {MOST} delegations that have not ended; revoke some.")
             if not await work.delegations.add(made):
                 raise Conflict("This was asked for twice at once; ask again.")
+            if from_.id == principal.id and principal.credential.kind is CredentialKind.PROVIDER:
+                # Who stands in decides with what their provider says of them.
+                await work.principals.learn(principal.identity, said_at=principal.credential.issued_at or now)
             details = {"from": from_.id, "to": taker.id, "models": models, "ends_at": ends_at.isoformat()}
             work.record(Entry(now, actor_of(principal), "delegation.created", made.id, {**details, "comment": reason}))
             await work.commit()
@@ -248,11 +251,13 @@ def _check_scope(principal: Principal) -> None:
 
 
 async def _person(work: UnitOfWork, field: str, said: str) -> Person:
-    """Somebody who was seen here, by id or exact name."""
+    """Somebody who is known here, by id or exact name."""
     by_id = await work.principals.get(said)
     found: Sequence[KnownPrincipal] = [by_id] if by_id else await work.principals.named(said)
     if len(found) != 1:
-        many = "several people have this name; say the id" if found else "nobody of this id or name was seen here"
+        many = (
+            "several people have this name; say the id" if found else "nobody of this id or name has signed in here yet"
+        )
         raise InvalidInput(field, f"expected `<issuer>|<subject>` or a name: {many}")
     known = found[0]
     identity = known.identity

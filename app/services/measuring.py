@@ -18,6 +18,10 @@ from app.services.recording import UnitOfWorkFactory
 
 _FILES_AT_ONCE = 1000
 """More are not read while somebody waits for an answer, however small they are."""
+AT_ONCE = 4
+"""So many are answered at a time by one process; others wait for their turn: who only asks what would be (explain) must
+not take its threads and processors from everybody else.
+"""
 
 
 class Measuring:
@@ -44,6 +48,7 @@ class Measuring:
         self._clock = clock
         self._topic_of = topic_of
         self._every_s = every_s
+        self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def measure_now(self, uri: str, at_most_bytes: int) -> Measured | None:
         """The digest, if no more than so many bytes must be read for it; else none, and nothing was read.
@@ -56,7 +61,8 @@ class Measuring:
         unread = [file for file in files if file not in known]
         if sum(file.size for file in unread) > at_most_bytes or len(unread) > _FILES_AT_ONCE:
             return None
-        return await self._read(uri, _Progress(files, known), unread)
+        async with self._turn:
+            return await self._read(uri, _Progress(files, known), unread)
 
     async def measure(self, promotion_id: str, uri: str) -> Measured:
         """The digest, however long it takes. What an earlier call has read is not read again unless it changed.

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from app.adapters.postgres.evidence import Taken
 from app.adapters.postgres.unit_of_work import UnitOfWork
-from app.domain.access import Permission, Principal, PrincipalKind, may, require
+from app.domain.access import Permission, Principal, PrincipalKind, may, require, within_scopes
 from app.domain.assessing import Case, Reading, RuleStatus, Vote, assess, progress_of, waits_for
 from app.domain.audit import SYSTEM_WORKER, Actor
 from app.domain.break_glass import check_may_break
@@ -20,6 +20,7 @@ from app.domain.errors import (
     Conflict,
     CountersignError,
     Forbidden,
+    InsufficientScope,
     InvalidInput,
     NotAnApprover,
     NotFound,
@@ -46,6 +47,7 @@ from app.domain.promotions import (
     moved,
     no_promotion,
 )
+from app.domain.roles import scopes_with
 from app.domain.storage import artifact_root
 from app.domain.verdicts import ALLOW, Deny, Verdict
 from app.ports import Changes, Clock
@@ -494,6 +496,7 @@ class Promotions:
 
         Raises:
             NotFound, Forbidden: there is none that the principal may know of, or somebody else asked for it.
+            InsufficientScope: with this token they could not have asked for it either.
             IllegalMove: it is too late; tells the state.
         """
         async with self._unit_of_work() as work:
@@ -503,6 +506,7 @@ class Promotions:
                 raise Forbidden(
                     f"Only {before.requested_by_name}, who asked for it, can withdraw promotion {before.id}."
                 )
+            _check_scope(principal, _ASKED_WITH[before.kind])
             need_reason(before.policy, ReasonFor.WITHDRAW, reason)
             why = f"withdrawn by {principal.name}" + (f": {reason}" if reason else "")
             after = replace(moved(before, State.WITHDRAWN, at=self._clock.now(), reason=why), due_at=None)
@@ -648,12 +652,30 @@ class Promotions:
 
 _DECIDED = {Outcome.APPROVE: "decision.approved", Outcome.REJECT: "decision.rejected"}
 
+_ASKED_WITH = {
+    Kind.PROMOTION: Permission.PROMOTIONS_REQUEST,
+    Kind.ROLLBACK: Permission.PROMOTIONS_ROLLBACK,
+    Kind.RESTORE: Permission.PROMOTIONS_ROLLBACK,
+    Kind.BREAK_GLASS: Permission.PROMOTIONS_BREAK_GLASS,
+}
+"""The permission by which somebody asks for each kind."""
+
 
 async def _last_two(work: UnitOfWork, key: AliasKey) -> tuple[Promotion | None, Promotion | None]:
     """The promotion that put the present holder there, and the last good one before it."""
     holder = await work.aliases.get(key)
     undone = await work.promotions.get(holder.promotion_id) if holder else None
     return undone, await work.promotions.last_good_before(undone) if undone else None
+
+
+def _check_scope(principal: Principal, permission: Permission) -> None:
+    """Raise ``InsufficientScope`` if the principal's token is not for this, whatever the principal may."""
+    if permission not in within_scopes(principal.scopes):
+        scopes = scopes_with(permission)
+        needed = " or ".join(scopes)
+        raise InsufficientScope(
+            f"{permission} needs a token with the scope {needed}.", scope=" ".join(scopes), permission=permission.value
+        )
 
 
 def need_reason(policy: Policy, what: ReasonFor, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""The second signature: workspaces, rounds of decisions, evidence, checks, delegation, history of aliases, drift, events.
+"""The second signature: workspaces, rounds of decisions, evidence, checks, delegation, history, drift, events.
 
 What a promotion pins still never changes; its digest is set once, when its artifacts have been read.
 """
@@ -380,7 +380,8 @@ GUARDS = [
 HISTORY = """
 INSERT INTO alias_history
     (workspace, model, alias, model_created_at, version, since, cause, promotion_id, principal_id, principal_name)
-SELECT workspace, model, alias, model_created_at, to_version, applied_at, 'promotion', id, requested_by, requested_by_name
+SELECT workspace, model, alias, model_created_at, to_version, applied_at, 'promotion', id, requested_by,
+    requested_by_name
 FROM promotions WHERE applied_at IS NOT NULL ORDER BY applied_at, id
 """
 

@@ -97,6 +97,12 @@ async def test_who_stands_in_decides_with_what_the_other_may(office: Office) -> 
     assert (decision["actor"]["id"], decision["details"]["on_behalf_of"]) == (dan.id, "Bea")
 
 
+async def test_somebody_who_only_ever_came_with_a_token_of_their_provider_can_be_stood_in_for(office: Office) -> None:
+    bea, dan = office.person("bea0", "approvers"), await office.known("dan0", "viewers")
+    await office.away(bea, dan)
+    assert (await office.decide(dan, await office.asked())).state is State.APPROVED
+
+
 async def test_an_approval_stands_when_the_delegation_has_ended_and_falls_with_the_delegator(office: Office) -> None:
     bea, dan = await office.known("bea2", "approvers"), await office.known("dan2", "viewers")
     stands, falls = await office.asked(), await office.asked()

@@ -61,6 +61,16 @@ class Comments:
             query = query.where(tuple_(comments.c.created_at, comments.c.id) > tuple_(*after))
         return [_comment(row) for row in await self._connection.execute(query)]
 
+    async def latest(self, promotion_id: str, *, limit: int) -> Sequence[Comment]:
+        """The last ones, oldest first."""
+        query = (
+            select(comments)
+            .where(comments.c.promotion_id == promotion_id)
+            .order_by(comments.c.created_at.desc(), comments.c.id.desc())
+            .limit(limit)
+        )
+        return [_comment(row) for row in await self._connection.execute(query)][::-1]
+
 
 def _comment(row: Row[tuple[object, ...]]) -> Comment:
     return Comment(row.id, row.promotion_id, row.principal_id, row.principal_name, row.text, row.created_at)

@@ -130,7 +130,7 @@ async def decide(promotion_id: str, form: PageForm, principal: CurrentPrincipal,
 
 
 @router.post("/promotions/{promotion_id}/withdraw")
-@needs(Permission.PROMOTIONS_REQUEST, somewhere=True)
+@needs(Permission.PROMOTIONS_READ, somewhere=True)
 async def withdraw(promotion_id: str, form: PageForm, principal: CurrentPrincipal, services: ServicesOf) -> Response:
     """Take back what one asked for."""
     try:
@@ -203,7 +203,7 @@ async def _shown(
         people=_people(promotion),
         part=_part(principal, promotion, by_outcome),
         review=await _review(principal, services, promotion),
-        comments=await services.comments.page(principal, promotion_id, after=None, limit=MOST_COMMENTS),
+        comments=await services.comments.latest(principal, promotion_id, limit=MOST_COMMENTS),
         may_comment=await services.comments.may_add(principal, promotion_id),
         comment_key=new_id("key"),
         deployments=await services.deployments.of_promotion(principal, promotion_id),
@@ -269,11 +269,11 @@ def _people(promotion: Promotion) -> Mapping[str, str]:
 
 
 async def _entries(principal: Principal, services: Services, promotion_id: str) -> Sequence[Mapping[str, Any]] | None:
-    """What the log says of it, in order; none if the reader may not read the log."""
+    """What the log says of it, in order, the last if it is much; none if the reader may not read the log."""
     if not may(principal, Permission.AUDIT_READ):
         return None
-    found = await services.audit.page(after=0, limit=MOST_ENTRIES, newest_first=False, object_id=promotion_id)
-    return [item.document for item in found]
+    found = await services.audit.page(after=0, limit=MOST_ENTRIES, newest_first=True, object_id=promotion_id)
+    return [item.document for item in reversed(found)]
 
 
 def _changed(

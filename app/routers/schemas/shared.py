@@ -48,6 +48,9 @@ class Page(Answer, Generic[Item]):
     next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last one.")
 
 
+LARGEST_NUMBER = 2**63 - 1
+"""What PostgreSQL takes for a number of a row."""
+
 Limit = Annotated[int, Query(ge=1, le=200, description="How many items at most.")]
 Cursor = Annotated[str | None, Query(max_length=4000, description="`next_cursor` of the page before.")]
 Workspace = Annotated[str, Query(max_length=63, description="MLflow's.")]

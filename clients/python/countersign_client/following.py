@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from countersign_client.calls import ask, items
 from countersign_client.errors import Unreachable
-from countersign_client.wire import Json, Query, plain
+from countersign_client.wire import Json, Query, moment_of, plain
 
 
 class Exit(IntEnum):
@@ -86,11 +86,12 @@ def said(detail: Detail) -> tuple[str, ...]:
     """What there is to say of a promotion now: its state in a line, and a line for each thing that is missing."""
     state = plain(detail.get("state"))
     reason = plain(detail.get("state_reason"))
-    head = f"{state}: {reason}" if reason else state
+    # Why it was rejected or withdrawn begins with that word.
+    head = reason if reason.startswith(state) else f"{state}: {reason}" if reason else state
     lines = [*_reading(detail), *(f"  {line}" for line in missing(detail)), *_deployments(detail)]
     if detail.get("void_reason") and state == "pending":
         lines.insert(0, f"  {plain(detail['void_reason'])}")
-    if opens := plain(detail.get("opens_at")):
+    if opens := moment_of(detail.get("opens_at")):
         lines.append(f"  not before {opens}")
     return (head, *lines)
 

@@ -25,6 +25,7 @@ _NO_PROXY = {"no_proxy": "*"}
 """What is said to this machine in the clear is said to no proxy."""
 _REDIRECTS = range(300, 400)
 _FAILURES = range(500, 600)
+_FRACTION = re.compile(r"\.\d+(?=Z$)")
 _LONGEST_TEXT = 300
 _JOINERS = "\u200c\u200d"
 """Persian and emoji need them."""
@@ -159,6 +160,11 @@ def plain(value: object) -> str:
 def name_of(person: object) -> str:
     """What somebody is called, as ``plain``."""
     return plain(person.get("name")) if isinstance(person, Mapping) else ""
+
+
+def moment_of(value: object) -> str:
+    """A time of the gateway's, to the second."""
+    return _FRACTION.sub("", plain(value))
 
 
 def written(document: object) -> str:

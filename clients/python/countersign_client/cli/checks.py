@@ -104,7 +104,7 @@ def list_checks(
     from rich.table import Table
 
     from countersign_client.calls import call, items
-    from countersign_client.wire import name_of, plain
+    from countersign_client.wire import moment_of, name_of, plain
 
     path, query = _place(model, version, promotion, workspace)
     found = call(chosen(gateway), "GET", path, query={**query, **({"all": "true"} if history else {})})
@@ -116,7 +116,8 @@ def list_checks(
         table.add_row(
             *(plain(each.get(field)) for field in ("name", "outcome", "message")),
             name_of(each.get("posted_by")),
-            *(plain(each.get(field)) for field in ("posted_at", "expires_at", "link")),
+            *(moment_of(each.get(field)) for field in ("posted_at", "expires_at")),
+            plain(each.get("link")),
         )
     print_table(table)
 

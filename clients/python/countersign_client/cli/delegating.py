@@ -26,7 +26,7 @@ def delegations(
     from rich.table import Table
 
     from countersign_client.calls import pages
-    from countersign_client.wire import name_of, plain
+    from countersign_client.wire import moment_of, name_of, plain
 
     query = {} if everything else {"active": "true"}
     found = list(pages(chosen(gateway), "/delegations", query, limit=limit))
@@ -38,7 +38,10 @@ def delegations(
         table.add_row(
             plain(each.get("id")),
             *(name_of(each.get(who)) for who in ("delegator", "delegate")),
-            *(plain(each.get(name)) for name in ("models", "starts_at", "ends_at", "reason", "revoked_at")),
+            plain(each.get("models")),
+            *(moment_of(each.get(name)) for name in ("starts_at", "ends_at")),
+            plain(each.get("reason")),
+            moment_of(each.get("revoked_at")),
         )
     print_table(table)
 

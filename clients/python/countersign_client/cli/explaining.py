@@ -74,7 +74,7 @@ def _print(found: Mapping[str, object]) -> None:
     from rich.text import Text
 
     from countersign_client.calls import items
-    from countersign_client.wire import plain
+    from countersign_client.wire import moment_of, plain
 
     policy = found.get("policy")
     named = f"policy {_named(policy)}" if isinstance(policy, dict) else ""
@@ -92,10 +92,10 @@ def _print(found: Mapping[str, object]) -> None:
             plain(rule.get("name")),
             plain(rule.get("message")),
             plain(rule.get("who")),
-            plain(rule.get("until")),
+            moment_of(rule.get("until")),
         )
     out.print(table)
-    opens = plain(found.get("opens_at"))
+    opens = moment_of(found.get("opens_at"))
     if found.get("allowed") is True:
         out.print("Nothing stands in the way.")
     elif found.get("blocked") is True:

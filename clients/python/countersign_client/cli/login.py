@@ -163,7 +163,7 @@ def chosen(gateway: str | None) -> str:
     if len(known) == 1:
         return known[0]
     where = f"You are signed in at {', '.join(known)}" if known else "You are signed in nowhere"
-    raise InvalidAddress(f"Which gateway? {where}. Name its address (--gateway), or set COUNTERSIGN_URL.")
+    raise InvalidAddress(f"Which gateway? {where}. Name its address (see --help), or set COUNTERSIGN_URL.")
 
 
 def _has_screen() -> bool:

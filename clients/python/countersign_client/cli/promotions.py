@@ -55,7 +55,7 @@ def list_promotions(
     from rich.table import Table
 
     from countersign_client.calls import pages
-    from countersign_client.wire import name_of, plain
+    from countersign_client.wire import moment_of, name_of, plain
 
     query: dict[str, str | list[str]] = {
         **({"model": model} if model is not None else {}),
@@ -76,7 +76,7 @@ def list_promotions(
             *(plain(each.get(name)) for name in ("id", "model", "alias", "to_version", "state")),
             name_of(each.get("requested_by")),
             "" if waits_for == "nothing" else waits_for,
-            plain(each.get("created_at")),
+            moment_of(each.get("created_at")),
         )
     print_table(table)
 

@@ -23,7 +23,7 @@ def reviews(
     from rich.table import Table
 
     from countersign_client.calls import pages
-    from countersign_client.wire import name_of, plain
+    from countersign_client.wire import moment_of, name_of, plain
 
     query = {} if everything else {"open": "true"}
     found = list(pages(chosen(gateway), "/reviews", query, limit=limit))
@@ -35,7 +35,8 @@ def reviews(
         table.add_row(
             *(plain(each.get(name)) for name in ("promotion_id", "model", "alias", "from_version", "to_version")),
             name_of(each.get("broken_by")),
-            *(plain(each.get(name)) for name in ("reason", "opened_at")),
+            plain(each.get("reason")),
+            moment_of(each.get("opened_at")),
             name_of(each.get("closed_by")),
         )
     print_table(table)
