@@ -211,7 +211,8 @@ def test_what_is_missing_is_said_in_one_line() -> None:
     unread = replace(soaking, reading=Reading(1, 4), promotion=replace(soaking.promotion, digest=None))
     assert waits_for(assess(unread)) == (
         "the digest (The artifacts are being read to take their digest: 25 % of 4 bytes are read), "
-        f"1 approval by group ml and soak under staging (It holds staging since {NOON:%a %Y-%m-%d} 12:00 UTC, and must for 1 h)"
+        f"1 approval by group ml and soak under staging (It holds staging since {NOON:%a %Y-%m-%d} 12:00 UTC, "
+        "and must for 1 h)"
     )
     assert waits_for([]) == "nothing"
 
