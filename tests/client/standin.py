@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -167,7 +167,8 @@ def running_standin() -> Iterator[Standin]:
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
-            self.wfile.write(text)
+            with suppress(ConnectionError):  # who asked may have been stopped meanwhile
+                self.wfile.write(text)
 
         do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815  # as the base class finds them
 
