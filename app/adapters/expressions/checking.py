@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
-from cel import Program
 from lark import Token, Tree
 
 from app.adapters.expressions import costing
@@ -15,6 +15,9 @@ from app.adapters.expressions.costing import Costing
 from app.adapters.expressions.library import Fault, compiled, value_of
 from app.adapters.expressions.parsing import Node, Refused, parse, refused
 from app.domain.facts import FACTS, ListOf, MapOf, Record, Scalar, Type
+
+if TYPE_CHECKING:
+    from cel import Program
 
 Path = tuple[str, ...]
 INT, DOUBLE, STRING, BOOL = Scalar.INT, Scalar.DOUBLE, Scalar.STRING, Scalar.BOOL

@@ -6,9 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
-from typing import Any
-
-from cel import Context
+from typing import TYPE_CHECKING, Any
 
 from app.adapters.expressions.admitting import Admitted, admit
 from app.adapters.expressions.checking import CheckedClause, Path, Refused, Witness, check_clauses, path_text, type_at
@@ -16,6 +14,9 @@ from app.adapters.expressions.costing import STEPS
 from app.adapters.expressions.library import Fault, context_of, run
 from app.domain.errors import InvalidInput
 from app.domain.facts import ABSENT, Clause, Evaluated, MapOf
+
+if TYPE_CHECKING:
+    from cel import Context
 
 _LONGEST_READ = 200
 """Characters of a value that is kept as it is; of a longer one, its digest."""

@@ -1,12 +1,17 @@
-"""The library that evaluates (``common-expression-language``): what it is given, and what it says when it cannot."""
+"""The library that evaluates (``common-expression-language``): what it is given, and what it says when it cannot.
+
+It is imported when the first expression is read: with itself it loads a command line, a tenth of a second that a
+process without checks need not spend.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cel
+if TYPE_CHECKING:
+    import cel
 
 _FUNCTION = re.compile(r"Function '(\w+)' error: (.*?)(?:\. Check function arguments and their types\.)?$", re.DOTALL)
 _NOT_FOR_IT = {
@@ -27,6 +32,8 @@ class Fault(Exception):
 
 def compiled(text: str) -> cel.Program:
     """Raises ``Fault``."""
+    import cel  # noqa: PLC0415  # see the module
+
     try:
         return cel.compile(text)
     except BaseException as error:  # noqa: BLE001  # a panic of Rust is no Exception
@@ -35,7 +42,7 @@ def compiled(text: str) -> cel.Program:
 
 def value_of(text: str) -> Any:
     """Of literals alone. Raises ``Fault``."""
-    return run(compiled(text), cel.Context())
+    return run(compiled(text), context_of({}))
 
 
 def run(program: cel.Program, context: cel.Context) -> Any:
@@ -48,6 +55,8 @@ def run(program: cel.Program, context: cel.Context) -> Any:
 
 def context_of(facts: Mapping[str, Any]) -> cel.Context:
     """Raises ``Fault``."""
+    import cel  # noqa: PLC0415  # see the module
+
     try:
         return cel.Context(dict(facts))
     except BaseException as error:  # noqa: BLE001  # a panic of Rust is no Exception
