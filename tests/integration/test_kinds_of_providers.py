@@ -141,7 +141,7 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "two audiences, given to us": {"aud": [CLIENT, "other"], "azp": CLIENT},
     "given to us": {"azp": CLIENT},
     "neither session nor time of the sign-in": {"sid": None, "auth_time": None},
-    "parts of a second": {"exp": time.time() + 300.5},
+    "parts of a second": {"exp": time.time() + 7200.5},
     "the hash of its access token": {
         "at_hash": base64.urlsafe_b64encode(hashlib.sha256(b"opaque").digest()[:16]).decode().rstrip("=")
     },
