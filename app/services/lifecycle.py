@@ -122,13 +122,6 @@ class Lifecycle:
         await work.evidence.put(promotion.id, taken)
         return after
 
-    async def void(self, work: UnitOfWork, promotion: Promotion, why: str) -> Promotion:
-        """Have all approvals be void. Part of the caller's transaction."""
-        after = voided(promotion, why, at=self._clock.now())
-        await work.promotions.save(promotion, after)
-        tell(work, "promotion.approvals_void", after, void=why)
-        return after
-
 
 def _due(promotion: Promotion, statuses: tuple[RuleStatus, ...], now: datetime) -> datetime | None:
     """When time alone could change something."""

@@ -10,7 +10,7 @@ from app.domain.names import no_model
 from app.domain.policies import Policy, choose
 from app.domain.promotions import AliasKey, Promotion
 from app.domain.storage import physical_uri
-from app.ports import ModelRegistry, ModelVersion, RegisteredModel
+from app.ports import ModelRegistry, RegisteredModel
 from app.services.recording import UnitOfWorkFactory
 
 
@@ -121,7 +121,3 @@ class Pinning:
     def policy(in_force: list[Policy], key: AliasKey, model: RegisteredModel) -> Policy | None:
         """The policy that protects an alias of a model, by its tags too."""
         return choose(in_force, key.model, key.alias, workspace=key.workspace, tags=model.tags).policy
-
-    async def version(self, promotion: Promotion) -> ModelVersion:
-        """Raises ``NotFound``."""
-        return await self._registry.get_version(promotion.model, promotion.to_version, promotion.workspace)

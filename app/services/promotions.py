@@ -150,7 +150,7 @@ class Promotions:
         registered = await self._pinning.model(key)
         policy = self._pinning.policy(in_force, key, registered)
         if policy is None:
-            raise _not_protected(key)
+            raise _not_protected(key, in_force)
         need_reason(policy, ReasonFor.REQUEST, reason)
         pinned = await self._pinning.pin(key, version, registered)
         if pinned.from_version == version and (holding := await self._promotion_that_holds(key, version)):
@@ -257,7 +257,7 @@ class Promotions:
         registered = await self._pinning.model(key)
         policy = self._pinning.policy(in_force, key, registered)
         if policy is None:
-            raise _not_protected(key)
+            raise _not_protected(key, in_force)
         check_may_break(principal, policy, at=self._clock.now())
         pinned = await self._pinning.pin(key, wanted.version, registered)
         if pinned.from_version == wanted.version and (holding := await self._promotion_that_holds(key, wanted.version)):
@@ -298,7 +298,7 @@ class Promotions:
         registered = await self._pinning.model(key)
         policy = self._pinning.policy(in_force, key, registered)
         if policy is None:
-            raise _not_protected(key)
+            raise _not_protected(key, in_force)
         pinned = await self._pinning.pin(key, wanted.version, registered)
         draft = replace(self.draft(Kind.PROMOTION, wanted, policy, pinned, by=principal), id="")
         looked = await self._looked_at(draft)
@@ -742,7 +742,15 @@ def _is_overtaken(existing: Promotion, newer: Promotion) -> bool:
     return URGENCY[newer.kind] > URGENCY[existing.kind] and existing.state in TAKES_NEWER
 
 
-def _not_protected(key: AliasKey) -> NotFound:
+def _not_protected(key: AliasKey, in_force: Sequence[Policy]) -> NotFound:
+    for policy in in_force:
+        if policy.moves_along(key.model, key.alias, workspace=key.workspace):
+            return NotFound(
+                f"Alias {key.alias} of model {key.resource} moves together with {policy.alias}, as policy "
+                f"{policy.name} says; ask for a promotion of that one.",
+                model=key.model,
+                alias=key.alias,
+            )
     return NotFound(
         f"No policy protects alias {key.alias} of model {key.resource}; it can be set directly through MLflow.",
         model=key.model,

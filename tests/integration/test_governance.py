@@ -462,3 +462,10 @@ async def test_what_is_approved_while_another_is_applied_has_a_job_for_its_turn(
     assert (await court.work(second)).state is State.APPROVED
     assert (await court.work(first)).state is State.APPLIED
     assert (await court.work(second)).state is State.STALE  # another holds the alias now than when it was asked for
+
+
+async def test_an_alias_that_moves_with_another_is_not_asked_for_by_itself(court: Court) -> None:
+    model = court.model()
+    await court.policy(models=model, companions={"previous": "previous"})
+    with pytest.raises(NotFound, match="moves together with production"):
+        await court.ask(model, alias="previous")

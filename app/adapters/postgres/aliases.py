@@ -59,10 +59,6 @@ class AliasHolders:
         row = (await self._connection.execute(query)).first()
         return _holder(row) if row else None
 
-    async def all(self) -> Sequence[Holder]:
-        """Every alias that a promotion of ours has moved, and who holds it."""
-        return [_holder(row) for row in await self._connection.execute(select(alias_holders))]
-
     async def held(self) -> set[tuple[AliasKey, str, int]]:
         """Every alias that is held, its version, and when the model was created, in ms since the epoch."""
         by = alias_holders.join(promotions, promotions.c.id == alias_holders.c.promotion_id)

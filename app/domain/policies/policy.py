@@ -181,9 +181,6 @@ class Policy:
             and (tags is None or all(fnmatchcase(tags.get(key, ""), wanted) for key, wanted in self.tags))
         )
 
-    def rule_of_check(self, name: str) -> Check | None:
-        return next((check for check in self.checks if check.name == name), None)
-
 
 DEFAULT_POLICY = Policy(
     name="production",
