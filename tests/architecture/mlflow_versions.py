@@ -66,7 +66,8 @@ def environment_of(requirement: str, *, python: str) -> Path:
     uv = _uv()
     if not interpreter.exists():
         _run([uv, "venv", "--quiet", "--allow-existing", "--python", python, str(folder)])
-    install = [uv, "pip", "install", "--python", str(interpreter), "--compile-bytecode"]
+    # Not compiled: the walk imports a small part of what is installed, and compiles that by itself.
+    install = [uv, "pip", "install", "--python", str(interpreter)]
     wanted = ["--upgrade", "--override", str(any_version), requirement.replace("mlflow", "mlflow[auth]", 1)]
     whole = folder / "whole"
     if not whole.exists() or "Would make no changes" not in _run([*install, "--dry-run", *wanted]):
