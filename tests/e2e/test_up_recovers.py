@@ -54,9 +54,14 @@ def mark_of(up: RunningUp) -> str:
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningUp]:
-    """One that the tests which leave it running share."""
-    with running_up(tmp_path_factory.mktemp("shared") / "data", free_port()) as up:
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[RunningUp]:
+    """The first one on its folder, until ``again``."""
+    with running_up(tmp_path_factory.mktemp("shared") / "data", port) as up:
         yield up
 
 
@@ -131,55 +136,56 @@ def test_whatever_part_is_killed_is_started_again_and_the_connection_file_follow
     assert "Gateway ended (SIGKILL)" in up.said()
 
 
-def test_a_killed_up_leaves_nothing_running(tmp_path: Path) -> None:
-    with running_up(tmp_path / "data", free_port()) as up:
-        mark = mark_of(up)
-        up.kill()
-        until(lambda: not [process for process in carrying(mark) if is_running(process)], "the end of all parts", 40)
-        until(lambda: not (up.folder / "connection.json").exists(), "the end of the connection file", 5)
+@pytest.fixture(scope="module")
+def again(up: RunningUp, port: int) -> Iterator[tuple[RunningUp, dict[str, Any]]]:
+    """The next one on the folder of ``up``, which was killed with its guardian; and what that had said of itself."""
+    before = up.connection
+    os.kill(before["processes"]["guardian"], signal.SIGKILL)
+    up.kill()
+    assert psutil.pid_exists(before["processes"]["postgres"])
+    with running_up(up.folder, port, with_ray=True) as again:
+        yield again, before
 
 
-def test_up_recovers_a_folder_whose_up_and_guardian_were_killed(tmp_path: Path) -> None:
-    folder, port = tmp_path / "data", free_port()
-    with running_up(folder, port) as up:
-        before = up.connection
-        os.kill(before["processes"]["guardian"], signal.SIGKILL)
-        up.kill()
-        assert psutil.pid_exists(before["processes"]["postgres"])
-    with running_up(folder, port) as up:
-        after = up.connection
-        assert "left running by a `countersign up` that was killed" in up.said()
-        assert after["issuer"] == before["issuer"]
-        assert after["upstream"] == before["upstream"]
-        for part in PARTS:
-            assert (
-                not psutil.pid_exists(before["processes"][part])
-                or after["processes"][part] != before["processes"][part]
-            )
-        assert after["scientist"]["password"] == before["scientist"]["password"]
-        token = before["scientist"]["access_token"]
-        answer = httpx.get(f"{after['control']}/me", headers={"Authorization": f"Bearer {token}"})
-        assert answer.status_code == 200, "a token of the run before is still good"
-        mark = mark_of(up)
-        assert up.stop() == 0
-        assert not (folder / "connection.json").exists()
-        assert not [process for process in carrying(mark) if is_running(process)]
+def test_up_recovers_a_folder_whose_up_and_guardian_were_killed(again: tuple[RunningUp, dict[str, Any]]) -> None:
+    up, before = again
+    after = up.connection
+    assert "left running by a `countersign up` that was killed" in up.said()
+    assert after["issuer"] == before["issuer"]
+    assert after["upstream"] == before["upstream"]
+    for part in PARTS:
+        assert not psutil.pid_exists(before["processes"][part]) or after["processes"][part] != before["processes"][part]
+    assert after["scientist"]["password"] == before["scientist"]["password"]
+    token = before["scientist"]["access_token"]
+    answer = httpx.get(f"{after['control']}/me", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 200, "a token of the run before is still good"
 
 
 @pytest.mark.ray
-def test_a_killed_ray_head_is_started_again_and_its_old_sessions_are_removed(tmp_path: Path) -> None:
-    with running_up(tmp_path / "data", free_port(), with_ray=True) as up:
-        connection = up.connection
-        assert set(connection["ray"]) == {"dashboard", "serve"}
-        assert httpx.get(f"{connection['ray']['dashboard']}/api/version").status_code == 401
-        os.kill(connection["processes"]["ray"], signal.SIGKILL)
-        until(lambda: "Ray is back" in up.said(), "Ray's return", 180)
-        for process in marked(up):
-            for listener in process.net_connections("tcp"):
-                if listener.status == psutil.CONN_LISTEN:
-                    assert listener.laddr.ip.removeprefix("::ffff:") in {"127.0.0.1", "::1"}, process.name()
-        sessions = [path for path in Path(ray_temporary(up)).glob("session_2*") if path.is_dir()]
-        assert len(sessions) == 1
+def test_a_killed_ray_head_is_started_again_and_its_old_sessions_are_removed(
+    again: tuple[RunningUp, dict[str, Any]],
+) -> None:
+    up, _ = again
+    connection = up.connection
+    assert set(connection["ray"]) == {"dashboard", "serve"}
+    assert httpx.get(f"{connection['ray']['dashboard']}/api/version").status_code == 401
+    os.kill(connection["processes"]["ray"], signal.SIGKILL)
+    until(lambda: "Ray is back" in up.said(), "Ray's return", 180)
+    for process in marked(up):
+        for listener in process.net_connections("tcp"):
+            if listener.status == psutil.CONN_LISTEN:
+                assert listener.laddr.ip.removeprefix("::ffff:") in {"127.0.0.1", "::1"}, process.name()
+    sessions = [path for path in Path(ray_temporary(up)).glob("session_2*") if path.is_dir()]
+    assert len(sessions) == 1
+
+
+def test_a_killed_up_leaves_nothing_running(again: tuple[RunningUp, dict[str, Any]]) -> None:
+    """The last test here: of one that is stopped, `make demo` sees the same."""
+    up, _ = again
+    mark = mark_of(up)
+    up.kill()
+    until(lambda: not [process for process in carrying(mark) if is_running(process)], "the end of all parts", 60)
+    until(lambda: not (up.folder / "connection.json").exists(), "the end of the connection file", 5)
 
 
 def ray_temporary(up: RunningUp) -> str:
