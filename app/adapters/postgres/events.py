@@ -8,17 +8,19 @@ transaction (PostgreSQL lets go of it when the commit can be seen): the order of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
-from sqlalchemy import ColumnElement, insert, select, text
+from sqlalchemy import ColumnElement, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.ordered import Ordered, columns_of
-from app.adapters.postgres.tables import events
+from app.adapters.postgres.tables import event_keys, events
 from app.domain.events import Event, EventType, StoredEvent
 from app.domain.promotions import AliasKey
 
 _ORDER_LOCK = 0x4576656E7473  # "Events" in ASCII: the advisory lock of the end of the list
-_IN_ORDER = Ordered(events.c.sequence, newest_first=False)
+_OLDEST_FIRST = Ordered(events.c.sequence, newest_first=False)
+_NEWEST_FIRST = Ordered(events.c.sequence, newest_first=True)
 
 
 class Events:
@@ -47,20 +49,40 @@ class Events:
             ],
         )
 
+    async def keys(
+        self, *, workspace: str | None = None, model: str | None = None, alias: str | None = None
+    ) -> Sequence[AliasKey]:
+        """The models and aliases of which there are events; those of these names, where they are given."""
+        wanted = {"model": model, "alias": alias, "workspace": workspace}
+        conditions = [event_keys.c[name] == value for name, value in wanted.items() if value is not None]
+        rows = await self._connection.execute(select(event_keys).where(*conditions))
+        return [AliasKey(row.workspace, row.model, row.alias) for row in rows]
+
+    async def last(self) -> int:
+        """The sequence number of the last event; 0: there is none."""
+        return await self._connection.scalar(select(func.max(events.c.sequence))) or 0
+
     async def page(
-        self, *, after: int, limit: int, types: Sequence[EventType] = (), among: Sequence[AliasKey] | None = None
+        self,
+        *,
+        after: int,
+        limit: int,
+        types: Sequence[EventType] = (),
+        among: Sequence[AliasKey] | None = None,
+        newest_first: bool = False,
     ) -> Sequence[StoredEvent]:
-        """Oldest first, those after the sequence number ``after``."""
+        """Those after the sequence number ``after``, oldest first or newest first."""
+        order = _NEWEST_FIRST if newest_first else _OLDEST_FIRST
         conditions: list[ColumnElement[bool]] = [events.c.sequence > after]
         if among is not None:
             if types:
                 conditions.append(events.c.type.in_([each.value for each in types]))
-            page = _IN_ORDER.page_among(columns_of(among), conditions, limit)
+            page = order.page_among(columns_of(among), conditions, limit)
         elif types:
-            page = _IN_ORDER.page_of_each({"type": [each.value for each in types]}, conditions, limit)
+            page = order.page_of_each({"type": [each.value for each in types]}, conditions, limit)
         else:
-            page = _IN_ORDER.page(conditions, limit)
-        query = _IN_ORDER.sort(select(events).where(events.c.sequence.in_(page)))
+            page = order.page(conditions, limit)
+        query = order.sort(select(events).where(events.c.sequence.in_(page)))
         return [
             StoredEvent(
                 row.sequence,
@@ -75,3 +97,8 @@ class Events:
             )
             for row in await self._connection.execute(query)
         ]
+
+    async def before(self, moment: datetime) -> int:
+        """The number of the newest event that happened before ``moment``; 0 if none did."""
+        query = select(events.c.sequence).where(events.c.at < moment).order_by(events.c.sequence.desc()).limit(1)
+        return await self._connection.scalar(query) or 0
