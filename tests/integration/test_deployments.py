@@ -242,7 +242,7 @@ def test_every_attempt_is_kept_and_a_refusal_for_good_fails_the_promotion(
     detail = running.call("administrator", "GET", f"/deliveries/{delivery['id']}").json()
     assert detail["state"] == "dead"
     assert [attempt["status"] for attempt in detail["log"]] == [503, 500, 422]
-    assert {webhook_id for webhook_id, _ in deployer.received(model)} == {delivery["id"]}
+    assert {webhook_id for webhook_id, _ in deployer.received(model)} == {delivery["message_id"]}
     assert running.call("viewer", "GET", "/deliveries").status_code == 403
 
 

@@ -27,11 +27,14 @@ targets = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("url", Text, nullable=False),
-    Column("secret", Text, nullable=False),
-    Column("callback_secret", Text, nullable=False),
-    Column("allow_private_network", Boolean, nullable=False),
+    Column("secrets", ARRAY(Text), nullable=False),
+    Column("callback_secrets", ARRAY(Text), nullable=False),
+    Column("allowed_networks", ARRAY(Text), nullable=False),
     Column("deadline_s", Integer, nullable=False),
     _moment("updated_at"),
+    Column("state", Text, nullable=False),
+    Column("state_reason", Text),
+    _moment("failing_since", nullable=True),
 )
 
 promotions = Table(
@@ -131,19 +134,42 @@ deployments = Table(
     _moment("updated_at"),
 )
 
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("document", JSONB, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("hears_after", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("state_reason", Text),
+    _moment("failing_since", nullable=True),
+    _moment("created_at"),
+    _moment("updated_at"),
+    Column("updated_by", Text, nullable=False),
+)
+
 deliveries = Table(
     "deliveries",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("target", Text, nullable=False),
+    Column("sequence", BigInteger, Identity(always=True)),
+    Column("receiver", Text, nullable=False),
+    Column("lane", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
     Column("event_type", Text, nullable=False),
     Column("subject", Text, nullable=False),
-    Column("generation", Integer, nullable=False),
-    Column("payload", JSONB, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("event_sequence", BigInteger),
+    Column("replays", Text),
+    Column("deployment_id", Text),
+    Column("generation", Integer),
     Column("state", Text, nullable=False),
     Column("attempts", Integer, nullable=False),
     _moment("created_at"),
-    _moment("next_attempt_at"),
+    _moment("next_attempt_at", nullable=True),
+    _moment("settled_at", nullable=True),
 )
 
 delivery_attempts = Table(
@@ -156,6 +182,62 @@ delivery_attempts = Table(
     Column("status", Integer),
     Column("error", Text),
     Column("response", Text, nullable=False),
+    Column("address", Text),
+    Column("request_headers", JSONB, nullable=False),
+    Column("response_headers", JSONB, nullable=False),
+)
+
+delivery_lanes = Table(
+    "delivery_lanes",
+    metadata,
+    Column("receiver", Text, primary_key=True),
+    Column("lane", Text, primary_key=True),
+    _moment("due_at"),
+    Column("held_by", Integer),
+)
+
+fanned_out = Table("fanned_out", metadata, Column("sequence", BigInteger, nullable=False))
+
+manifests = Table(
+    "manifests",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("files", JSONB, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("file_count", Integer, nullable=False),
+    Column("description", JSONB, nullable=False),
+    _moment("created_at"),
+)
+
+verifications = Table(
+    "verifications",
+    metadata,
+    Column("workspace", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("model_created_at", BigInteger, primary_key=True),
+    Column("version", Text, primary_key=True),
+    Column("version_created_at", BigInteger, primary_key=True),
+    Column("uri", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("promotion_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("message", Text),
+    Column("stamps", JSONB),
+    _moment("looked_at", nullable=True),
+    _moment("read_at", nullable=True),
+    Column("obstacle", Text),
+    Column("unread_bytes", BigInteger),
+    _moment("due_at"),
+)
+
+resolution_epoch = Table("resolution_epoch", metadata, Column("value", BigInteger, nullable=False))
+
+resolvers = Table(
+    "resolvers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("seen", BigInteger, nullable=False),
+    _moment("alive_until"),
 )
 
 audit_entries = Table(
@@ -475,6 +557,30 @@ events = Table(
     Column("model", Text, nullable=False),
     Column("alias", Text, nullable=False),
     Column("data", JSONB, nullable=False),
+)
+
+event_keys = Table(
+    "event_keys",
+    metadata,
+    Column("workspace", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("alias", Text, primary_key=True),
+)
+
+noticed_versions = Table(
+    "noticed_versions",
+    metadata,
+    Column("workspace", Text, primary_key=True),
+    Column("created_at", BigInteger, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+)
+
+noticed_until = Table(
+    "noticed_until",
+    metadata,
+    Column("workspace", Text, primary_key=True),
+    Column("created_at", BigInteger, nullable=False),
 )
 
 contributions = Table(

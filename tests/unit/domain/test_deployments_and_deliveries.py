@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.deliveries import LONGEST_WAIT_S, is_final_refusal, wait_before
+from app.domain.deliveries import (
+    PATIENCE,
+    SHORTEST_WAIT_S,
+    Attempt,
+    Cause,
+    Delivery,
+    DeliveryState,
+    Receiver,
+    ReceiverKind,
+    after,
+    is_final_refusal,
+    lane_of,
+)
 from app.domain.deployments import Deployment, Phase, Report, given_up, observed
+from app.domain.receiver_health import (
+    DISABLED_AFTER,
+    LONGEST_PAUSE_S,
+    TRIPS_AT,
+    WELL,
+    Health,
+    after_failure,
+    is_to_be_disabled,
+)
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+AT_ONCE = timedelta(0)
 DEPLOYMENT = Deployment(
     id="dep_1",
     target="ray",
@@ -66,14 +88,120 @@ def test_what_was_given_up_has_failed() -> None:
     assert given_up(DEPLOYMENT, reason="r", message="m", at=NOON).has_failed
 
 
-@given(st.integers(1, 10_000), st.floats(0, 1))
-def test_the_wait_between_attempts_is_bounded(attempt: int, chance: float) -> None:
-    assert 0 < wait_before(attempt, chance=chance) <= LONGEST_WAIT_S
+@pytest.mark.parametrize("kind", ReceiverKind)
+@given(attempt=st.integers(1, 10_000), chance=st.floats(0, 1))
+def test_the_wait_between_attempts_is_bounded(kind: ReceiverKind, attempt: int, chance: float) -> None:
+    patience = PATIENCE[kind]
+    assert 0 < patience.wait_before(attempt, chance=chance) <= patience.longest_wait_s
 
 
-def test_a_receiver_may_ask_for_time() -> None:
-    assert wait_before(1, chance=0, retry_after_s=30) == 30
-    assert wait_before(1, chance=0, retry_after_s=1e9) == LONGEST_WAIT_S
+@pytest.mark.parametrize("kind", ReceiverKind)
+def test_a_receiver_may_ask_for_time(kind: ReceiverKind) -> None:
+    patience = PATIENCE[kind]
+    assert patience.wait_before(1, chance=0, retry_after_s=30) == 30
+    assert patience.wait_before(1, chance=0, retry_after_s=0) == SHORTEST_WAIT_S
+    assert patience.wait_before(1, chance=0, retry_after_s=1e9) == patience.longest_wait_s
+
+
+def attempted(
+    status: int | None, *, number: int = 1, to: ReceiverKind = ReceiverKind.ENDPOINT, age: timedelta = AT_ONCE
+) -> Delivery:
+    """A delivery of some age, after an attempt that was answered so."""
+    delivery = Delivery(
+        id="dlv_1",
+        receiver=Receiver(to, "r"),
+        lane="m",
+        message_id="evn_1",
+        event_type="promotion.applied",
+        subject="prm_1",
+        body="{}",
+        cause=Cause.EVENT,
+        created_at=NOON - age,
+        next_attempt_at=NOON,
+        attempts=number - 1,
+    )
+    return after(delivery, Attempt(number, NOON, 1, status, None, ""), at=NOON, chance=1.0)
+
+
+def test_an_endpoint_that_never_answers_is_tried_ten_times_and_more_over_days() -> None:
+    number, at = 1, timedelta(0)
+    while (tried := attempted(None, number=number, age=at)).state is DeliveryState.PENDING:
+        assert tried.next_attempt_at
+        number, at = number + 1, at + (tried.next_attempt_at - NOON)
+    assert tried.state is DeliveryState.DEAD
+    # Standard Webhooks: ten attempts over some 75 hours.
+    assert number >= 10
+    assert at > timedelta(hours=75)
+
+
+@pytest.mark.parametrize(
+    ("status", "endpoint", "target"),
+    [
+        (200, DeliveryState.DELIVERED, DeliveryState.DELIVERED),
+        (204, DeliveryState.DELIVERED, DeliveryState.DELIVERED),
+        (302, DeliveryState.PENDING, DeliveryState.DEAD),
+        (404, DeliveryState.PENDING, DeliveryState.DEAD),
+        (410, DeliveryState.DEAD, DeliveryState.DEAD),
+        (429, DeliveryState.PENDING, DeliveryState.PENDING),
+        (500, DeliveryState.PENDING, DeliveryState.PENDING),
+        (None, DeliveryState.PENDING, DeliveryState.PENDING),
+    ],
+)
+def test_a_refusal_ends_a_call_to_a_target_and_an_endpoint_may_be_repaired(
+    status: int | None, endpoint: DeliveryState, target: DeliveryState
+) -> None:
+    assert attempted(status).state is endpoint
+    assert attempted(status, to=ReceiverKind.TARGET).state is target
+
+
+def test_a_lane_is_a_model_with_its_workspace() -> None:
+    assert (lane_of("default", "iris"), lane_of("team-a", "iris")) == ("iris", "team-a/iris")
+    assert lane_of("default", "") == lane_of("", "") == lane_of("team-a", "") == ""
+
+
+# How a receiver does.
+
+
+def failed(times: int, *, health: Health = WELL, retry_after_s: float | None = None) -> Health:
+    for _ in range(times):
+        health = after_failure(health, at=NOON, chance=1.0, retry_after_s=retry_after_s)
+    return health
+
+
+def test_a_receiver_that_fails_now_and_then_is_sent_to_as_before() -> None:
+    health = failed(TRIPS_AT - 1)
+    assert (health.is_away, health.lanes(8, NOON)) == (False, 8)
+
+
+def test_one_that_fails_again_and_again_is_left_alone_for_a_while_and_then_tried_by_one() -> None:
+    health = failed(TRIPS_AT)
+    assert health.pause_until
+    assert (health.is_away, health.lanes(8, NOON)) == (True, 0)
+    assert health.lanes(8, health.pause_until) == 1
+    # Those that were on their way when it was found to be away say nothing new.
+    assert failed(50, health=health) == health
+
+
+@given(st.lists(st.floats(0, 1), max_size=60))
+def test_the_pauses_of_one_that_is_away_are_bounded(chances: list[float]) -> None:
+    at, health = NOON, failed(TRIPS_AT)
+    for chance in chances:
+        assert health.pause_until
+        assert timedelta(0) < health.pause_until - at <= timedelta(seconds=LONGEST_PAUSE_S)
+        at = health.pause_until
+        health = after_failure(health, at=at, chance=chance)
+
+
+def test_one_that_asks_for_time_is_given_it_for_all_its_messages_and_an_hour_at_most() -> None:
+    asked = failed(1, retry_after_s=60)
+    assert (asked.lanes(8, NOON), asked.lanes(8, NOON + timedelta(seconds=60))) == (0, 8)
+    assert failed(1, retry_after_s=1e9).lanes(8, NOON + timedelta(hours=1)) == 8
+
+
+def test_one_that_failed_for_days_is_to_be_disabled() -> None:
+    assert not is_to_be_disabled(None, NOON)
+    assert not is_to_be_disabled(NOON - DISABLED_AFTER + timedelta(seconds=1), NOON)
+    assert is_to_be_disabled(NOON - DISABLED_AFTER, NOON)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""How fast messages go out, and that none is lost: see ``__main__.py``."""
