@@ -1,4 +1,4 @@
-"""``countersign apply``: policies, targets and grants from YAML, with what changes shown as a diff."""
+"""``countersign apply``: policies, targets, endpoints and grants from YAML, with what changes shown as a diff."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ WOULD_CHANGE = 3
 def apply(
     file: Annotated[
         list[Path],
-        typer.Option("--file", "-f", help="YAML with `kind: Policy`, `Target` and `Grant` documents. Repeat for more."),
+        typer.Option(
+            "--file",
+            "-f",
+            help="YAML with `kind: Policy`, `Target`, `Endpoint`, `Grant` documents. Repeat for more.",
+        ),
     ],
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
@@ -38,10 +42,10 @@ def apply(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Even if nobody administers afterwards.")] = False,
 ) -> None:
-    """Bring policies, targets and grants to what the files say, all of them or none. Exit status 0 when it is so.
+    """Bring policies, targets, endpoints and grants to what the files say, all of them or none.
 
-    What is wrong is said with file, line and field, all of it at once. A policy is ended by `retired: true`, not by
-    being left out.
+    Exit status 0 when it is so. What is wrong is said with file, line and field, all of it at once. A policy is ended
+    by `retired: true`, not by being left out; an endpoint by `disabled: true` or `countersign endpoints delete`.
     """
     url, roles = database_url(), operators_roles()
     documents = [source for path in file for source in read_documents(path)]

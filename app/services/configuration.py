@@ -1,27 +1,31 @@
-"""Applies the YAML that people review: policies, targets and grants. Applying the same again changes nothing."""
+"""Applies the YAML that people review: policies, targets, endpoints and grants. The same again changes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from urllib.parse import urlsplit
 
 from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.audit import OPERATOR, Entry
 from app.domain.deployments import Target
-from app.domain.differences import Change, Document
+from app.domain.differences import Change
+from app.domain.endpoint_documents import endpoint_from_document
+from app.domain.endpoints import Endpoint
 from app.domain.errors import InvalidInput, WouldLockOut
 from app.domain.explaining import administered_by
 from app.domain.grants import Grant, grant_document, grant_from_document
+from app.domain.networks import shown
 from app.domain.policies import Policy
 from app.domain.policies.revisions import Retirement, policy_or_retirement
 from app.domain.policies.satisfying import Problem
 from app.domain.sources import Source, check_texts
+from app.domain.targets import target_document, target_from_document
 from app.ports import Clock
+from app.services.endpoints import write_endpoint
 from app.services.grants import record_grant
 from app.services.policies import Policies
 from app.services.recording import UnitOfWorkFactory
 
-Item = Policy | Retirement | Target | Grant
+Item = Policy | Retirement | Target | Endpoint | Grant
 
 
 class Configuration:
@@ -50,13 +54,14 @@ class Configuration:
         prune: bool = False,
         force: bool = False,
     ) -> list[Change]:
-        """Bring policies, targets and grants to what the documents say, all of them or none.
+        """Bring policies, targets, endpoints and grants to what the documents say, all of them or none.
 
         Args:
             documents: as they were read; a ``Source`` knows where in a file its parts are.
             dry_run: change nothing.
-            prune: remove the grants that the documents do not name. Policies are not removed by being left out: what
-                is not protected any more is said (``retired: true``).
+            prune: remove the grants that the documents do not name. Nothing else is removed by being left out: what
+                is not protected any more is said (``retired: true``), and so is who is not told any more
+                (``disabled: true``, or ``countersign endpoints delete``).
             force: even if nobody administers any more.
 
         Raises:
@@ -79,6 +84,8 @@ class Configuration:
                 )
                 written = await self._policies.write(work, policies, actor=OPERATOR, by=OPERATOR.name)
                 changes += [each.change for each in written]
+            endpoints = [item for item in parsed if isinstance(item, Endpoint)]
+            changes += await self._put_endpoints(work, endpoints)
             grants = [item for item in parsed if isinstance(item, Grant)]
             changes += await self._put_grants(work, grants, prune=prune, force=force)
             if not dry_run:
@@ -118,15 +125,25 @@ class Configuration:
             "the gateway runs, set it here too; or say --force."
         )
 
+    async def _put_endpoints(self, work: UnitOfWork, wanted: Sequence[Endpoint]) -> Sequence[Change]:
+        if not wanted:
+            return []
+        await work.endpoints.lock()
+        now = self._clock.now()
+        return [
+            await write_endpoint(work, endpoint, actor=OPERATOR, by=OPERATOR.name, at=now)
+            for endpoint in sorted(wanted, key=lambda each: each.name)
+        ]
+
     async def _put_target(self, work: UnitOfWork, target: Target) -> Change:
         present = {item.name: item for item in await work.targets.all()}.get(target.name)
         if present == target:
-            return Change("Target", target.name, "unchanged", _target_document(target), _target_document(target))
+            return Change("Target", target.name, "unchanged", target_document(target), target_document(target))
         now = self._clock.now()
         await work.targets.put(target, at=now)
-        work.record(Entry(now, OPERATOR, "target.changed", target.name, {"url": target.url}))
-        before = _target_document(present) if present else None
-        return Change("Target", target.name, "changed" if present else "created", before, _target_document(target))
+        work.record(Entry(now, OPERATOR, "target.changed", target.name, {"url": shown(target.url)}))
+        before = target_document(present) if present else None
+        return Change("Target", target.name, "changed" if present else "created", before, target_document(target))
 
 
 def _parse_all(sources: Sequence[Source]) -> list[Item]:
@@ -164,64 +181,15 @@ def _refuse(problems: Iterable[Problem]) -> None:
 
 def _parse(document: object) -> Item:
     if not isinstance(document, Mapping):
-        raise InvalidInput("", "expected an object with `kind: Policy`, `Target` or `Grant`")
+        raise InvalidInput("", "expected an object with `kind: Policy`, `Target`, `Endpoint` or `Grant`")
     check_texts(document)
     match document.get("kind"):
         case "Policy":
             return policy_or_retirement(document)
         case "Target":
-            return _target(document)
+            return target_from_document(document)
+        case "Endpoint":
+            return endpoint_from_document(document)
         case "Grant":
             return grant_from_document(document)
-    raise InvalidInput("kind", "expected Policy, Target or Grant")
-
-
-def _target(document: Mapping[str, object]) -> Target:
-    known = {"kind", "name", "url", "secretFile", "secretEnv", "callbackSecretFile", "callbackSecretEnv"}
-    known |= {"allowPrivateNetwork", "deadlineSeconds"}
-    if unknown := sorted(map(str, set(document) - known)):
-        raise InvalidInput(unknown[0], f"unknown field; expected one of {', '.join(sorted(known))}")
-    name, url = document.get("name"), document.get("url")
-    if not isinstance(name, str) or not name.strip() or "/" in name:
-        raise InvalidInput("name", "expected a text without `/`")
-    if not isinstance(url, str) or urlsplit(url).scheme not in {"http", "https"} or urlsplit(url).username:
-        raise InvalidInput("url", "expected an http:// or https:// URL without credentials")
-    private = document.get("allowPrivateNetwork", False)
-    if not isinstance(private, bool):
-        raise InvalidInput("allowPrivateNetwork", "expected true or false")
-    deadline = document.get("deadlineSeconds", 900)
-    if not isinstance(deadline, int) or isinstance(deadline, bool) or not 1 <= deadline <= 86_400:
-        raise InvalidInput("deadlineSeconds", "expected a whole number from 1 to 86400")
-    return Target(
-        name=name,
-        url=url,
-        secret=_secret(document, "secret"),
-        callback_secret=_secret(document, "callbackSecret"),
-        allow_private_network=private,
-        deadline_s=deadline,
-    )
-
-
-def _target_document(target: Target) -> Document:
-    """What was written to make it. The secrets themselves are nowhere in it."""
-    named = {}
-    for field, reference in (("secret", target.secret), ("callbackSecret", target.callback_secret)):
-        kind, _, value = reference.partition(":")
-        named[f"{field}{kind.capitalize()}"] = value
-    return {
-        "kind": "Target",
-        "name": target.name,
-        "url": target.url,
-        **named,
-        "allowPrivateNetwork": target.allow_private_network,
-        "deadlineSeconds": target.deadline_s,
-    }
-
-
-def _secret(document: Mapping[str, object], field: str) -> str:
-    given = {kind: document.get(f"{field}{kind}") for kind in ("File", "Env")}
-    named = [(kind, value) for kind, value in given.items() if isinstance(value, str) and value]
-    if len(named) != 1:
-        raise InvalidInput(f"{field}File", f"expected {field}File or {field}Env, exactly one; the secret itself never")
-    kind, value = named[0]
-    return f"{kind.lower()}:{value}"
+    raise InvalidInput("kind", "expected Policy, Target, Endpoint or Grant")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.tables import targets
 from app.domain.deployments import Target
+from app.domain.endpoints import ReceiverState
 from app.domain.errors import NotFound
+from app.domain.targets import StoredTarget
 
 
 class Targets:
@@ -20,10 +22,20 @@ class Targets:
 
     async def get(self, name: str) -> Target:
         """Raises ``NotFound``."""
-        row = (await self._connection.execute(select(targets).where(targets.c.name == name))).first()
+        return (await self.stored(name)).target
+
+    async def stored(self, name: str, *, for_update: bool = False) -> StoredTarget:
+        """One, and how it is doing. Raises ``NotFound``."""
+        query = select(targets).where(targets.c.name == name)
+        row = (await self._connection.execute(query.with_for_update() if for_update else query)).first()
         if row is None:
             raise NotFound(f"There is no target {name}.", target=name)
-        return _target(row)
+        return _stored(row)
+
+    async def page(self, *, after: str, limit: int) -> list[StoredTarget]:
+        """By name, those after ``after``."""
+        query = select(targets).where(targets.c.name > after).order_by(targets.c.name).limit(limit)
+        return [_stored(row) for row in await self._connection.execute(query)]
 
     async def all(self) -> list[Target]:
         return [_target(row) for row in await self._connection.execute(select(targets).order_by(targets.c.name))]
@@ -34,27 +46,46 @@ class Targets:
         return sorted(set(names) - known)
 
     async def put(self, target: Target, *, at: datetime) -> None:
-        """Create or replace a target."""
+        """Create or replace a target. One that is there already stays as it is doing."""
         values = {
             "name": target.name,
             "url": target.url,
-            "secret": target.secret,
-            "callback_secret": target.callback_secret,
-            "allow_private_network": target.allow_private_network,
+            "secrets": list(target.secrets),
+            "callback_secrets": list(target.callback_secrets),
+            "allowed_networks": list(target.allowed_networks),
             "deadline_s": target.deadline_s,
             "updated_at": at,
         }
+        statement = insert(targets).values(**values, state=ReceiverState.ACTIVE.value)
+        await self._connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
+
+    async def set_state(
+        self, name: str, state: ReceiverState, *, reason: str | None, failing_since: datetime | None = None
+    ) -> None:
+        """How it is doing."""
         await self._connection.execute(
-            insert(targets).values(values).on_conflict_do_update(index_elements=["name"], set_=values)
+            update(targets)
+            .where(targets.c.name == name)
+            .values(state=state.value, state_reason=reason, failing_since=failing_since)
         )
+
+
+def _stored(row: Row[tuple[object, ...]]) -> StoredTarget:
+    return StoredTarget(
+        target=_target(row),
+        state=ReceiverState(row.state),
+        state_reason=row.state_reason,
+        failing_since=row.failing_since,
+        updated_at=row.updated_at,
+    )
 
 
 def _target(row: Row[tuple[object, ...]]) -> Target:
     return Target(
         name=row.name,
         url=row.url,
-        secret=row.secret,
-        callback_secret=row.callback_secret,
-        allow_private_network=row.allow_private_network,
+        secrets=tuple(row.secrets),
+        callback_secrets=tuple(row.callback_secrets),
+        allowed_networks=tuple(row.allowed_networks),
         deadline_s=row.deadline_s,
     )

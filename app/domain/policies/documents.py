@@ -7,12 +7,10 @@ it is applied (``satisfying.py``): a revision that was kept is always read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from difflib import get_close_matches
-from enum import StrEnum
-from typing import TypeVar
+from collections.abc import Mapping
 
 from app.domain.access import Role
+from app.domain.documents import MOST, Fields, each_of, one_of, read_text, read_truth
 from app.domain.durations import parse_duration, write_duration
 from app.domain.errors import InvalidInput
 from app.domain.names import check_alias
@@ -33,12 +31,6 @@ from app.domain.policies.policy import (
 from app.domain.signatures import signed_by_document, signed_by_from_document
 from app.domain.windows import window_document, window_from_document
 
-Read = TypeVar("Read")
-Instead = TypeVar("Instead")
-Choice = TypeVar("Choice", bound=StrEnum)
-_Reader = Callable[[str, object], Read]
-"""Makes a value of the field at a path. Raises ``InvalidInput`` with that path."""
-
 _DEFAULT = Policy("", 0, "", "", ())
 _FIELDS = (
     *("name", "models", "alias", "workspaces", "tags"),
@@ -48,10 +40,6 @@ _FIELDS = (
 )
 _RULE_FIELDS = ("name", "count", "roles", "groups", "people", "services")
 _CHECK_FIELDS = ("name", "expression", "posted", "signature", "message", "required")
-_A_FEW = 10
-"""Unknown fields for which it is worth looking what was meant."""
-_MOST = 100
-"""Items of a list: rules, checks, windows and the like."""
 
 
 def policy_from_document(document: Mapping[str, object], *, revision: int) -> Policy:
@@ -75,15 +63,15 @@ def policy_from_document(document: Mapping[str, object], *, revision: int) -> Po
         workspaces=fields.get("workspaces", read_text, _DEFAULT.workspaces),
         tags=fields.get("tags", _tags, ()),
         auto_approve=auto_approve,
-        rejection=fields.get("rejection", _one_of(Rejection), _DEFAULT.rejection),
+        rejection=fields.get("rejection", one_of(Rejection), _DEFAULT.rejection),
         reasons=fields.get("reasons", _reasons, _DEFAULT.reasons),
         expiry=fields.get("expiry", _expiry, _DEFAULT.expiry),
         after=fields.get("after", _aliases, ()),
         soak=fields.get("soak", _soak, None),
-        windows=fields.get("windows", _each(window_from_document), ()),
-        checks=fields.get("checks", _each(_check), ()),
-        supersede=fields.get("supersede", _one_of(Supersede), _DEFAULT.supersede),
-        on_drift=fields.get("drift", _one_of(OnDrift), _DEFAULT.on_drift),
+        windows=fields.get("windows", each_of(window_from_document), ()),
+        checks=fields.get("checks", each_of(_check), ()),
+        supersede=fields.get("supersede", one_of(Supersede), _DEFAULT.supersede),
+        on_drift=fields.get("drift", one_of(OnDrift), _DEFAULT.on_drift),
         companions=fields.get("companions", _companions, _DEFAULT.companions),
         # Where nobody approves, nobody would review what was done in an emergency: it has to be said who does.
         break_glass=fields.get("breakGlass", _break_glass, BreakGlass(is_allowed=not auto_approve)),
@@ -142,49 +130,6 @@ def short_document_of(policy: Policy) -> dict[str, object]:
 def _default_break_glass(policy: Policy) -> object:
     is_allowed = not policy.auto_approve
     return document_of(Policy("", 0, "", "", (), break_glass=BreakGlass(is_allowed=is_allowed)))["breakGlass"]
-
-
-# Objects.
-
-
-class Fields:
-    """One object of a document. What is wrong is kept with its path, and the reading goes on."""
-
-    def __init__(self, where: str, value: object, known: Collection[str]) -> None:
-        self._where = f"{where}." if where else ""
-        self._problems: list[tuple[str, str]] = []
-        if not isinstance(value, Mapping):
-            raise InvalidInput(where, f"expected an object with {', '.join(known)}")
-        self._values = value
-        unknown = sorted(map(str, set(value) - set(known)))
-        for name in unknown:
-            meant = get_close_matches(name[:100], known, n=1) if len(unknown) <= _A_FEW else []
-            hint = f"did you mean {meant[0]}? " if meant else ""
-            self.refuse(name[:100], f"unknown field; {hint}expected one of {', '.join(known)}")
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._values
-
-    def refuse(self, name: str, expected: str) -> None:
-        self._problems.append((f"{self._where}{name}", expected))
-
-    def get(self, name: str, read: _Reader[Read], default: Instead) -> Read | Instead:
-        """The field, or ``default`` if it is not there or wrong."""
-        return self.needed(name, read, default) if name in self._values else default
-
-    def needed(self, name: str, read: _Reader[Read], default: Instead) -> Read | Instead:
-        """The field, which must be there; ``default`` stands for a wrong one until ``check``."""
-        try:
-            return read(f"{self._where}{name}", self._values.get(name))
-        except InvalidInput as error:
-            self._problems += error.problems
-            return default
-
-    def check(self) -> None:
-        """Raises ``InvalidInput`` if anything was wrong."""
-        if self._problems:
-            # One of a kind: a rule that names a wrong field is not told as well that it names nobody.
-            raise InvalidInput.of_all(dict.fromkeys(self._problems))
 
 
 def _rule(where: str, value: object) -> ApprovalRule:
@@ -275,7 +220,7 @@ def _expiry(where: str, value: object) -> Expiry:
     fields = Fields(where, value, ("after", "reminders"))
     after_s = fields.get("after", _duration, _DEFAULT.expiry.after_s)
     usual = tuple(seconds for seconds in _DEFAULT.expiry.reminders_s if seconds < after_s)
-    reminders = fields.get("reminders", _each(_duration), usual)
+    reminders = fields.get("reminders", each_of(_duration), usual)
     fields.check()
     return Expiry(after_s, tuple(sorted(set(reminders), reverse=True)))
 
@@ -317,53 +262,9 @@ def _rollback(where: str, value: object) -> tuple[ApprovalRule, ...]:
     return rules
 
 
-# Values.
-
-
-def _each(read: _Reader[Read]) -> _Reader[tuple[Read, ...]]:
-    """A list of what ``read`` makes of an item."""
-
-    def items(where: str, value: object) -> tuple[Read, ...]:
-        if not isinstance(value, list) or len(value) > _MOST:
-            raise InvalidInput(where, f"expected a list, of at most {_MOST}")
-        found: list[Read] = []
-        problems: list[tuple[str, str]] = []
-        for index, item in enumerate(value):
-            try:
-                found.append(read(f"{where}[{index}]", item))
-            except InvalidInput as error:
-                problems += error.problems
-        if problems:
-            raise InvalidInput.of_all(problems)
-        return tuple(found)
-
-    return items
-
-
-def _one_of(kind: type[Choice]) -> _Reader[Choice]:
-    def choice(where: str, value: object) -> Choice:
-        if not isinstance(value, str) or value not in set(kind):
-            raise InvalidInput(where, f"expected {' or '.join(kind)}")
-        return kind(value)
-
-    return choice
-
-
-def read_text(where: str, value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise InvalidInput(where, "expected a text")
-    return value
-
-
-def read_truth(where: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise InvalidInput(where, "expected true or false")
-    return value
-
-
 def _count(where: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MOST:
-        raise InvalidInput(where, f"expected a whole number from 1 to {_MOST}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+        raise InvalidInput(where, f"expected a whole number from 1 to {MOST}")
     return value
 
 
@@ -383,8 +284,8 @@ def _role(where: str, value: object) -> str:
 
 def _tags(where: str, value: object) -> tuple[tuple[str, str], ...]:
     """Keys and values, by key: a database keeps no other order."""
-    if not isinstance(value, Mapping) or len(value) > _MOST:
-        raise InvalidInput(where, f"expected an object of tags and values, of at most {_MOST}")
+    if not isinstance(value, Mapping) or len(value) > MOST:
+        raise InvalidInput(where, f"expected an object of tags and values, of at most {MOST}")
     for key, each in value.items():
         if not isinstance(key, str) or not key.strip() or not isinstance(each, str):
             raise InvalidInput(f"{where}.{key}", "expected a text for a text; numbers and truth values in quotes")
@@ -392,13 +293,13 @@ def _tags(where: str, value: object) -> tuple[tuple[str, str], ...]:
 
 
 def _reasons(where: str, value: object) -> frozenset[ReasonFor]:
-    return frozenset(_each(_one_of(ReasonFor))(where, value))
+    return frozenset(each_of(one_of(ReasonFor))(where, value))
 
 
-_rules = _each(_rule)
-_names = _each(read_text)
-_roles = _each(_role)
-_aliases = _each(_alias)
+_rules = each_of(_rule)
+_names = each_of(read_text)
+_roles = each_of(_role)
+_aliases = each_of(_alias)
 
 _SHORTENED = {
     name: value

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.domain.policies.documents import Fields, document_of, policy_from_document, read_text, read_truth
+from app.domain.documents import Fields, read_text, read_truth
+from app.domain.policies.documents import document_of, policy_from_document
 from app.domain.policies.policy import Policy
 
 

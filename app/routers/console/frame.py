@@ -8,10 +8,22 @@ from urllib.parse import quote
 
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from app.domain.access import Principal
+from app.domain.access import Permission, Principal, may
 from app.domain.errors import InvalidInput
 from app.domain.identity import CredentialKind
-from app.routers.console.wording import CAUSES, DEEDS, GATES, HAPPENINGS, KINDS, PHASES, RULES, STANDINGS, STATES
+from app.routers.console.wording import (
+    CAUSES,
+    DEEDS,
+    DELIVERY_STATES,
+    GATES,
+    HAPPENINGS,
+    KINDS,
+    PHASES,
+    RECEIVER_STATES,
+    RULES,
+    STANDINGS,
+    STATES,
+)
 from app.routers.pages import page
 from app.routers.services import Services
 from app.services.promotions import waits_for_in_short
@@ -26,6 +38,8 @@ _WORDS: Mapping[str, object] = {
     "gates": GATES,
     "rule_titles": RULES,
     "phases": PHASES,
+    "receiver_states": RECEIVER_STATES,
+    "delivery_states": DELIVERY_STATES,
     "deeds": DEEDS,
     "happenings": HAPPENINGS,
     "causes": CAUSES,
@@ -52,6 +66,7 @@ def shown(
         title=title,
         here=here,
         me=principal,
+        reads_endpoints=may(principal, Permission.ENDPOINTS_READ),
         has_session=principal.credential.kind is CredentialKind.SESSION,
         **_WORDS,
         **values,

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from app.domain.assessing import Gate, Standing
+from app.domain.deliveries import DeliveryState
 from app.domain.deployments import Phase
+from app.domain.endpoints import ReceiverState
 from app.domain.events import EventType
 from app.domain.promotions import GOOD, UNSETTLED, Kind, Promotion, State
 
@@ -97,6 +99,18 @@ PHASES: Mapping[Phase, Told] = {
     Phase.READY: Told("Ready", "", Tone.GOOD),
     Phase.FAILED: Told("Failed", "", Tone.BAD),
     Phase.SUPERSEDED: Told("Replaced", "", Tone.OVER),
+}
+
+RECEIVER_STATES: Mapping[ReceiverState, Told] = {
+    ReceiverState.ACTIVE: Told("Active", "It is sent what it hears.", Tone.GOOD),
+    ReceiverState.DISABLED: Told("Disabled", "It is sent nothing, and what happens is not kept for it.", Tone.BAD),
+}
+
+DELIVERY_STATES: Mapping[DeliveryState, Told] = {
+    DeliveryState.PENDING: Told("Waiting", "It is sent, or tried again, when its time comes.", Tone.WAITS),
+    DeliveryState.DELIVERED: Told("Delivered", "The receiver took it.", Tone.GOOD),
+    DeliveryState.SUPERSEDED: Told("Replaced", "A newer message made it pointless.", Tone.OVER),
+    DeliveryState.DEAD: Told("Not delivered", "It is not tried again by itself.", Tone.BAD),
 }
 
 DEEDS: Mapping[str, str] = {
