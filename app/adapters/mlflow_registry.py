@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -12,7 +13,8 @@ import httpx
 from app.adapters.assertions import OURSELVES
 from app.domain.errors import CountersignError, InvalidInput, NotFound, UpstreamUnavailable
 from app.domain.grants import DEFAULT_WORKSPACE
-from app.domain.names import no_experiment, no_model, no_run, no_version
+from app.domain.names import LATEST, no_experiment, no_model, no_run, no_version
+from app.domain.registrations import Registration, registration_of
 from app.domain.routes.resources import Named
 from app.ports import (
     Assertion,
@@ -42,6 +44,10 @@ _VERSIONS = 200
 _AT_A_TIME = 4
 """Our own calls to each server."""
 _PAGE = 1000
+_NEWEST = 50
+"""Versions that are asked for now and then, to see whether some are new."""
+_LOOKS = 3
+"""How often an alias is looked up that moves meanwhile."""
 
 
 class MlflowRegistry:
@@ -77,6 +83,27 @@ class MlflowRegistry:
     async def get_version(self, name: str, version: str, workspace: str = DEFAULT_WORKSPACE) -> ModelVersion:
         return (await self.describe_version(name, version, workspace=workspace)).version
 
+    async def get_holder(self, name: str, alias: str, workspace: str = DEFAULT_WORKSPACE) -> ModelVersion | None:
+        elsewhere = None if workspace == DEFAULT_WORKSPACE else workspace
+        path, named = f"{_API}/registered-models/alias", {"name": name, "alias": alias}
+        before = _holder_of(await self._find("GET", path, named, elsewhere), name, alias)
+        for _ in range(_LOOKS):
+            if before is None:
+                return None
+            location = await self.location_of(name, before.version, elsewhere)
+            after = _holder_of(await self._find("GET", path, named, elsewhere), name, alias)
+            if location is not None and after == before:
+                return replace(before, source_uri=location)
+            before = after
+        raise UpstreamUnavailable(f"Alias {alias} of model {name} moves while it is looked up.", retry_after_s=1)
+
+    async def latest_version(self, name: str, stage: str, workspace: str = DEFAULT_WORKSPACE) -> str | None:
+        elsewhere = None if workspace == DEFAULT_WORKSPACE else workspace
+        asked = {"name": name} | ({} if stage == LATEST else {"stages": [stage]})
+        found = await self._find("POST", f"{_API}/registered-models/get-latest-versions", asked, elsewhere)
+        versions = [int(each["version"]) for each in (found or {}).get("model_versions", []) if each["name"] == name]
+        return str(max(versions)) if versions else None
+
     async def models(self) -> AsyncIterator[RegisteredModel]:
         for workspace in await self.workspaces():
             # A search leaves prompts out, unless it asks for them alone.
@@ -95,6 +122,19 @@ class MlflowRegistry:
                     if not page.get("next_page_token"):
                         break
                     query["page_token"] = page["next_page_token"]
+
+    async def newest_versions(self, workspace: str) -> AsyncGenerator[Registration]:
+        # A search leaves prompts out.
+        query = {"max_results": str(_NEWEST), "order_by": "creation_timestamp DESC"}
+        while True:
+            missing = NotFound(f"There is no workspace {workspace}.")
+            page = await self._call("GET", "/model-versions/search", query, missing=missing, workspace=workspace)
+            for found in page.get("model_versions", []):
+                yield registration_of(found, workspace)
+            if not page.get("next_page_token"):
+                return
+            # There was more than usual: fewer questions then.
+            query |= {"max_results": str(_PAGE), "page_token": page["next_page_token"]}
 
     async def workspaces(self) -> Sequence[str]:
         if not self._has_workspaces:
@@ -117,6 +157,8 @@ class MlflowRegistry:
             self._call("GET", "/model-versions/get-download-uri", query, missing=missing, workspace=workspace),
         )
         found = answer["model_version"]
+        if found["name"] != name:  # some databases find `Fraud` by `fraud`: that is another name to grants and policies
+            raise missing
         source = str(found.get("source") or "")
         return VersionDetails(
             version=ModelVersion(
@@ -420,6 +462,21 @@ _PLACES: Mapping[Named, tuple[str, str, Callable[[Mapping[str, Any]], Placed | N
     Named.REVIEW_QUEUE: (f"{_API3}/review-queues/get", "queue_id", _part("review_queue")),
 }
 """The path, the parameter of the query if the id does not stand in the path, and how the answer is read."""
+
+
+def _holder_of(answer: Mapping[str, Any] | None, name: str, alias: str) -> ModelVersion | None:
+    """The version that holds an alias, as far as MLflow says it there; by exactly these names, see ``get_version``."""
+    found = (answer or {}).get("model_version")
+    if found is None or found["name"] != name or alias not in found.get("aliases", []):
+        return None
+    return ModelVersion(
+        model=name,
+        version=str(found["version"]),
+        run_id=found.get("run_id") or None,
+        source_uri=str(found.get("source") or ""),
+        created_at=int(found.get("creation_timestamp") or 0),
+        claimed_author=str(found.get("user_id") or ""),
+    )
 
 
 def _model(found: Mapping[str, Any], workspace: str) -> RegisteredModel:

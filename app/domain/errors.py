@@ -27,9 +27,13 @@
     │   ├── IllegalMove
     │   ├── AlreadyDecided
     │   ├── WouldLockOut              nobody could undo it
+    │   ├── BytesChanged              what lies there is not what was approved
     │   └── PreconditionFailed        it was changed meanwhile (RFC 9110 section 13)
     ├── Unsupported                   a capability that is not offered (MLflow's client falls back)
     ├── Unresolvable                  no physical address can be given
+    │   ├── NoArtifacts               nothing lies there
+    │   ├── ArtifactsUnreadable       the store does not let us see what lies there
+    │   └── ArtifactsUnsettled        what lies there is being written
     └── Unavailable                   a part we depend on does not answer; try again
         ├── UpstreamUnavailable       that part is MLflow
         │   └── UpstreamNotReached    nothing was sent to it: another one may be asked
@@ -203,6 +207,10 @@ class WouldLockOut(Conflict):
     """After this change you, or everybody, could not administer any more."""
 
 
+class BytesChanged(Conflict):
+    """What lies at the address of a version is not what was approved, or is gone; it does not resolve until it is."""
+
+
 class PreconditionFailed(Conflict):
     """What ``If-Match`` or ``If-None-Match`` asks for is not so: it was changed meanwhile."""
 
@@ -213,6 +221,18 @@ class Unsupported(CountersignError):
 
 class Unresolvable(CountersignError):
     """No physical address can be given for a model version."""
+
+
+class NoArtifacts(Unresolvable):
+    """There is nothing where the artifacts should be, as the store itself says."""
+
+
+class ArtifactsUnreadable(Unresolvable):
+    """The store does not let us see the artifacts: nothing is known of them."""
+
+
+class ArtifactsUnsettled(Unresolvable):
+    """A file is not the one that was listed, or changed while it was read: no digest would be that of what is there."""
 
 
 class Unavailable(CountersignError):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
-from app.domain.errors import InvalidInput, NotFound, Unresolvable
+from app.domain.errors import InvalidInput, NotFound
 from app.domain.grants import DEFAULT_WORKSPACE
 
 _ALIAS = re.compile(r"[A-Za-z0-9_-]{1,255}")
@@ -20,7 +20,9 @@ _RESERVED_ALIAS = re.compile(r"latest|v[0-9]+", re.IGNORECASE)
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}")
 _EXPERIMENT = re.compile(r"0|[1-9][0-9]{0,18}")
 _MODEL_MAX = 256
-_STAGES = frozenset({"none", "staging", "production", "archived"})
+_LOGGED_MODEL = re.compile(r"m-[A-Za-z0-9_-]{1,254}")
+STAGES = frozenset({"none", "staging", "production", "archived"})
+LATEST = "latest"
 
 
 def check_alias(value: str, *, field: str = "alias") -> str:
@@ -95,35 +97,57 @@ def check_experiment(value: str, *, field: str = "experiment_id") -> str:
 
 @dataclass(frozen=True, slots=True)
 class ModelReference:
-    """``models:/name@alias`` or ``models:/name/7``: exactly one of ``alias`` and ``version`` is set."""
+    """What a ``models:/`` URI names; exactly one of the members after ``model`` is set.
+
+    ``models:/name@alias``, ``models:/name/7``; ``models:/name/Staging``, ``models:/name/latest`` and
+    ``models:/name@latest``, of which each registration changes the meaning (``stage``, in lower case); and
+    ``models:/m-…``, the logged model of this id, whose ``model`` is empty.
+    """
 
     model: str
     alias: str | None = None
     version: str | None = None
+    stage: str | None = None
+    model_id: str | None = None
+
+    def __str__(self) -> str:
+        if self.model_id is not None:
+            return f"models:/{self.model_id}"
+        name = quote(self.model, safe=" @")
+        return f"models:/{name}@{self.alias}" if self.alias else f"models:/{name}/{self.version or self.stage}"
 
 
 def parse_models_uri(uri: str) -> ModelReference:
-    """Read a ``models:/`` URI as MLflow writes it; the name may be percent-encoded.
+    """Read a ``models:/`` URI as MLflow does (``_parse_model_uri``); the name may be percent-encoded.
+
+    What has a slash names a version or a stage, what has an ``@`` an alias, and what has neither is the id of a logged
+    model: ``models:/m-1@production`` is the alias of a model of that name.
 
     Raises:
         InvalidInput: it is not such a URI.
-        Unresolvable: it is one whose meaning moves by itself (``latest``, a stage).
     """
-    expected = "expected models:/<name>@<alias> or models:/<name>/<version>"
+    expected = "expected models:/<name>@<alias>, models:/<name>/<version> or models:/m-<id>"
+    if uri.startswith("runs:/"):
+        raise InvalidInput("uri", f"{expected}; what a run logged is registered first (mlflow.register_model)")
     if not uri.startswith("models:/") or uri.startswith("models://"):
         raise InvalidInput("uri", expected)
     rest = uri.removeprefix("models:/")
-    if "@" in rest:
-        name, _, alias = rest.rpartition("@")
-        if alias.casefold() == "latest":
-            raise Unresolvable("`@latest` is whichever version was registered last, and anybody can register one.")
-        return ModelReference(check_model(unquote(name), field="uri"), alias=check_alias(alias, field="uri"))
-    name, slash, version = rest.rpartition("/")
-    if not slash:
+    name, slash, suffix = rest.rpartition("/")
+    if slash:
+        model = check_model(unquote(name), field="uri")
+        stage = suffix.casefold()
+        if stage in STAGES or stage == LATEST:
+            return ModelReference(model, stage=stage)
+        return ModelReference(model, version=check_version(suffix, field="uri"))
+    name, at, alias = rest.rpartition("@")
+    if at:
+        model = check_model(unquote(name), field="uri")
+        if alias.casefold() == LATEST:
+            return ModelReference(model, stage=LATEST)
+        return ModelReference(model, alias=check_alias(alias, field="uri"))
+    if not _LOGGED_MODEL.fullmatch(rest):
         raise InvalidInput("uri", expected)
-    if version.casefold() == "latest" or version.casefold() in _STAGES:
-        raise Unresolvable(f"`{version}` is not a fixed version; name a version or an alias.")
-    return ModelReference(check_model(unquote(name), field="uri"), version=check_version(version, field="uri"))
+    return ModelReference("", model_id=rest)
 
 
 def no_model(name: str, workspace: str = DEFAULT_WORKSPACE) -> NotFound:
@@ -134,6 +158,11 @@ def no_model(name: str, workspace: str = DEFAULT_WORKSPACE) -> NotFound:
 def no_version(name: str, version: str, workspace: str = DEFAULT_WORKSPACE) -> NotFound:
     """The one answer for a version that does not exist and for one that one may not know of."""
     return NotFound(f"There is no version {version} of model {name}{_in(workspace)}.", name=name, version=version)
+
+
+def no_logged_model(model_id: str, workspace: str = DEFAULT_WORKSPACE) -> NotFound:
+    """The one answer for a logged model that does not exist and for one that one may not know of."""
+    return NotFound(f"There is no logged model {model_id}{_in(workspace)}.", model_id=model_id)
 
 
 def no_run(run_id: str, workspace: str = DEFAULT_WORKSPACE) -> NotFound:

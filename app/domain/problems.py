@@ -52,9 +52,17 @@ PROBLEMS: Mapping[type[errors.CountersignError], Problem] = {
     errors.IllegalMove: Problem("illegal-move", "The promotion's state forbids it", 409, "RESOURCE_CONFLICT"),
     errors.AlreadyDecided: Problem("already-decided", "Already decided", 409, "RESOURCE_CONFLICT"),
     errors.WouldLockOut: Problem("would-lock-out", "Nobody could undo this", 409, "RESOURCE_CONFLICT"),
+    errors.BytesChanged: Problem("bytes-changed", "The bytes are not what was approved", 409, "RESOURCE_CONFLICT"),
     errors.PreconditionFailed: Problem("precondition-failed", "It was changed meanwhile", 412, "RESOURCE_CONFLICT"),
     errors.Unsupported: Problem("unsupported", "Not offered", 501, "NOT_IMPLEMENTED"),
     errors.Unresolvable: Problem("unresolvable", "No physical address", 422, "INVALID_PARAMETER_VALUE"),
+    errors.NoArtifacts: Problem("no-artifacts", "There are no artifacts", 422, "RESOURCE_DOES_NOT_EXIST"),
+    errors.ArtifactsUnreadable: Problem(
+        "artifacts-unreadable", "The store does not show the artifacts", 422, "INVALID_PARAMETER_VALUE"
+    ),
+    errors.ArtifactsUnsettled: Problem(
+        "artifacts-unsettled", "The artifacts are being written", 422, "INVALID_PARAMETER_VALUE"
+    ),
     errors.Unavailable: Problem("unavailable", "A part does not answer", 503, "TEMPORARILY_UNAVAILABLE"),
     errors.UpstreamUnavailable: Problem(
         "upstream-unavailable", "MLflow does not answer", 503, "TEMPORARILY_UNAVAILABLE"

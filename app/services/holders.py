@@ -39,8 +39,8 @@ _Revisions = tuple[tuple[str, int], ...]
 class AliasHolder:
     """A version that holds a protected alias, and what it rests on.
 
-    ``roots`` are the folders of its bytes, below the artifacts destination. ``looked_up`` is the run and the name
-    under which its bytes are looked up at each load, if they are (a source ``runs:/R/name``).
+    ``roots`` are the folders of its bytes, below the artifacts destination, or their address elsewhere. ``looked_up``
+    is the run and the name under which its bytes are looked up at each load, if they are (a source ``runs:/R/name``).
     """
 
     model: str
@@ -173,7 +173,7 @@ class AliasHoldersInMlflow:
         except NotFound:
             return None
         looked_up = None
-        roots = paths_below(version.source_uri, destination=self._destination, workspace=holder.workspace)
+        roots = self._roots([version.source_uri], holder.workspace)
         if version.source_uri.startswith("runs:/"):
             run_id, _, name = version.source_uri.removeprefix("runs:/").strip("/").partition("/")
             roots, looked_up = await self._looked_up(run_id, name, holder.workspace), (run_id, name)
@@ -187,8 +187,13 @@ class AliasHoldersInMlflow:
             return ()
         models = await self._registry.logged_models_of(run, workspace)
         uris = [f"{run.artifact_uri}/{name}", *(model.artifact_uri for model in models if model.name == name)]
+        return self._roots(uris, workspace)
+
+    def _roots(self, uris: Sequence[str], workspace: str) -> tuple[str, ...]:
         return tuple(
-            path for uri in uris for path in paths_below(uri, destination=self._destination, workspace=workspace)
+            path
+            for uri in uris
+            for path in paths_below(uri, destination=self._destination, workspace=workspace) or (uri.rstrip("/"),)
         )
 
 

@@ -9,7 +9,7 @@ from app.domain.errors import NotFound
 from app.domain.names import no_model
 from app.domain.policies import Policy, choose
 from app.domain.promotions import AliasKey, Promotion
-from app.domain.storage import physical_uri
+from app.domain.storage import Storage
 from app.ports import ModelRegistry, RegisteredModel
 from app.services.recording import UnitOfWorkFactory
 
@@ -25,6 +25,7 @@ class Pinned:
     run_id: str | None
     source_uri: str
     uri: str
+    artifact_root: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,12 @@ class Difference:
 
 
 class Pinning:
-    """Args: artifacts_destination: MLflow's, see ``COUNTERSIGN_ARTIFACTS_DESTINATION``."""
+    """Args: storage: where MLflow's artifacts lie."""
 
-    def __init__(self, unit_of_work: UnitOfWorkFactory, registry: ModelRegistry, *, artifacts_destination: str) -> None:
+    def __init__(self, unit_of_work: UnitOfWorkFactory, registry: ModelRegistry, *, storage: Storage) -> None:
         self._unit_of_work = unit_of_work
         self._registry = registry
-        self._destination = artifacts_destination
+        self._storage = storage
 
     async def model(self, key: AliasKey) -> RegisteredModel:
         """The model, by exactly this name: some databases find ``Fraud`` by ``fraud``, and a ledger must not.
@@ -72,7 +73,8 @@ class Pinning:
             version_created_at=found.created_at,
             run_id=found.run_id,
             source_uri=found.source_uri,
-            uri=physical_uri(found.source_uri, destination=self._destination, workspace=key.workspace),
+            uri=self._storage.physical_uri(found.source_uri, workspace=key.workspace),
+            artifact_root=self._storage.artifact_root(found.source_uri, workspace=key.workspace),
         )
 
     async def difference(self, promotion: Promotion) -> tuple[RegisteredModel | None, Difference | None]:

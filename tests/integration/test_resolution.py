@@ -38,6 +38,7 @@ def test_an_alias_resolves_to_the_folder_that_was_approved(
     promotion = promote(service, model, "2")
     found = resolve(service, f"models:/{model}@production").json()
     assert (found["version"], found["promotion_id"]) == ("2", promotion)
+    assert (found["flavors"], found["signature"], found["file_count"]) == ([], None, 2)
     assert found["uri"].endswith("/")
     folder = Path(unquote(urlsplit(found["uri"]).path))
     assert folder == mlflow_server.folder_of(model, "2")
@@ -77,8 +78,13 @@ def test_what_resolves_is_what_was_approved_though_mlflow_says_otherwise(
         ("models:/{model}/99", 404),
         ("models:/no such model@production", 404),
         ("models:/{model}@latest", 422),
+        ("models:/{model}/latest", 422),
         ("models:/{model}/Production", 422),
+        ("models:/m-0123456789abcdef", 404),
+        ("models:/m-..", 400),
         ("models:/{model}", 400),
+        ("models:/{model}@production?x=1", 400),
+        ("models:/..%2f{model}/1", 400),
         ("runs:/abc/model", 400),
     ],
 )
@@ -86,6 +92,13 @@ def test_what_has_no_address_is_refused(service: Countersign, model: str, uri: s
     answer = resolve(service, uri.format(model=model))
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_logged_model_resolves_by_its_id(service: Countersign, mlflow_server: MlflowServer, model: str) -> None:
+    created = mlflow_server.call("POST", "logged-models", {"experiment_id": "0", "name": model})["model"]["info"]
+    found = resolve(service, f"models:/{created['model_id']}").json()
+    assert (found["model_id"], found["model"], found["alias"]) == (created["model_id"], "", None)
+    assert found["uri"] == f"{(mlflow_server.artifacts / '0/models' / created['model_id'] / 'artifacts').as_uri()}/"
 
 
 def test_a_stranger_resolves_nothing(service: Countersign, model: str) -> None:

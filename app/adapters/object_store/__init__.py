@@ -7,17 +7,22 @@ from contextlib import aclosing
 from functools import partial
 
 from app.adapters.object_store.local import LocalFolders
-from app.adapters.object_store.reading import Stop, Store, alone, concurrently
+from app.adapters.object_store.reading import Stop, Store, alone, concurrently, one_after_another
 from app.adapters.object_store.s3 import S3
 from app.domain.digests import FileDigest, StoredFile, check_path
 from app.domain.errors import Unresolvable
 
 
 class ObjectStores:
-    """See ``app.ports.ObjectStore``: picks the store by the scheme of the URI."""
+    """See ``app.ports.ObjectStore``: picks the store by the scheme of the URI.
 
-    def __init__(self) -> None:
-        self._stores: dict[str, Store] = {"file": LocalFolders(), "s3": S3()}
+    Args:
+        destination: where MLflow puts artifacts; if that is a folder, no symbolic link is followed below it.
+    """
+
+    def __init__(self, destination: str | None = None) -> None:
+        folder = None if destination and destination.startswith("s3://") else destination
+        self._stores: dict[str, Store] = {"file": LocalFolders(folder), "s3": S3()}
 
     async def stored(self, uri: str) -> list[StoredFile]:
         return await alone(partial(self._store(uri).stored, uri))
@@ -34,6 +39,12 @@ class ObjectStores:
 
     async def read(self, uri: str, path: str, *, limit: int) -> bytes:
         return await alone(partial(self._store(uri).read, uri, check_path(path), limit))
+
+    async def find(self, uri: str, path: str) -> StoredFile:
+        return await alone(partial(self._store(uri).find, uri, check_path(path)))
+
+    def content(self, uri: str, file: StoredFile, *, first: int, length: int) -> AsyncGenerator[bytes]:
+        return one_after_another(self._store(uri).pieces(uri, file, first, length))
 
     async def starts(self, uri: str, files: Sequence[StoredFile], *, length: int) -> dict[str, bytes]:
         store = self._store(uri)

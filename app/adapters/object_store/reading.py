@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, aclosing
 from typing import Protocol, TypeVar
 
 from app.domain.digests import FileDigest, StoredFile
-from app.domain.errors import Unresolvable
+from app.domain.errors import ArtifactsUnsettled
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,10 +39,15 @@ class Store(Protocol):
     def start(self, uri: str, file: StoredFile, length: int, stop: Stop) -> bytes:
         """At most ``length`` first bytes of a file that was listed, and is not empty."""
 
+    def find(self, uri: str, path: str, stop: Stop) -> StoredFile: ...
 
-def changed(path: str) -> Unresolvable:
+    def pieces(self, uri: str, file: StoredFile, first: int, length: int) -> Generator[bytes]:
+        """A part of a file that was found, not empty, in pieces of a MiB at most. To be closed."""
+
+
+def changed(path: str) -> ArtifactsUnsettled:
     """The file is not the one that was listed: no digest would be that of what is there."""
-    return Unresolvable(f"{path} changed while it was read.")
+    return ArtifactsUnsettled(f"{path} changed while it was read.")
 
 
 async def concurrently(
@@ -92,6 +97,22 @@ async def alone(work: Callable[[Stop], Result]) -> Result:
     """The result of one piece of work."""
     async with aclosing(concurrently(lambda _, stop: work(stop), [None], threads=1)) as found:
         return await anext(found)
+
+
+async def one_after_another(pieces: Generator[bytes]) -> AsyncGenerator[bytes]:
+    """The pieces, each read in a thread when it is asked for: no more than one is in memory.
+
+    To be closed (``contextlib.aclosing``): what was opened is closed then, after the read that goes on.
+    """
+    loop = asyncio.get_running_loop()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="content")
+    try:
+        while (piece := await loop.run_in_executor(pool, next, pieces, None)) is not None:
+            yield piece
+    finally:
+        # Its one thread does it next. It is not waited for: who was cancelled cannot wait for anything.
+        pool.submit(pieces.close)
+        pool.shutdown(wait=False)
 
 
 class _Failure:

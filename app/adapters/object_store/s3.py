@@ -5,7 +5,8 @@ read must be the object that was listed: its version where the bucket keeps vers
 ETag tells that an object was replaced while we look; it is MD5 at best and never taken for the content.
 
 Needs ``s3:ListBucket`` and ``s3:GetObject``; with ``s3:GetBucketVersioning`` and ``s3:ListBucketVersions``, versions
-are used. Endpoint, region and credentials come from the default chain (``AWS_ENDPOINT_URL``, IRSA, profiles, …).
+are used. Endpoint, region and credentials come from the default chain (``AWS_ENDPOINT_URL``, IRSA, profiles, …); a
+bucket that is in another region is found there, as S3 says (botocore follows it, once for each bucket).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import binascii
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,11 +24,16 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
 from app.adapters.object_store.reading import Read, Stop, Stopped, changed
 from app.domain.digests import FileDigest, StoredFile, check_count, check_path
-from app.domain.errors import TooLarge, Unavailable, Unresolvable
+from app.domain.errors import (
+    ArtifactsUnreadable,
+    NoArtifacts,
+    TooLarge,
+    Unavailable,
+)
 
 _PART = 8 * 1024 * 1024
 _PARTS_AHEAD = 8
@@ -43,7 +49,7 @@ Answer = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """``prefix`` is empty or ends in a slash: a sibling whose name begins alike is not below it."""
 
     bucket: str
@@ -60,14 +66,14 @@ class S3:
         self._made: Client = None
 
     def stored(self, uri: str, stop: Stop) -> list[StoredFile]:
-        place = _place(uri)
-        with _failures(uri):
+        place = place_of(uri)
+        with failures(uri):
             client = self._client()
             found: list[StoredFile] = []
             asked: list[int] = []
             for item in _current(client, place, stop):
                 path = item["Key"].removeprefix(place.prefix)
-                if path.endswith("/") or not path:
+                if (path.endswith("/") or not path) and not item["Size"]:
                     continue  # what consoles make so that a folder shows
                 if _may_tell_sha256(item):
                     asked.append(len(found))
@@ -82,12 +88,12 @@ class S3:
 
     @contextmanager
     def reading(self, uri: str, progress: Callable[[int], None]) -> Iterator[Read]:
-        place = _place(uri)
+        place = place_of(uri)
         room = threading.BoundedSemaphore(_PARTS_IN_MEMORY)
         pool = ThreadPoolExecutor(_PARTS_AHEAD, thread_name_prefix="parts")
 
         def read(file: StoredFile, stop: Stop) -> FileDigest:
-            with _failures(uri):
+            with failures(uri):
                 parts = _Parts(self._client(), place, file, stop)
                 hashed = hashlib.sha256()
                 for part in parts.ahead(pool, room) if parts.count > 1 else [parts.fetch(0)]:
@@ -101,13 +107,13 @@ class S3:
             pool.shutdown(wait=False)
 
     def read(self, uri: str, path: str, limit: int, stop: Stop) -> bytes:
-        place = _place(uri)
-        with _failures(uri):
+        place = place_of(uri)
+        with failures(uri):
             try:
                 answer = self._client().get_object(Bucket=place.bucket, Key=place.prefix + path)
             except ClientError as error:
                 if _status(error) == 404:
-                    raise Unresolvable(f"There is no {path} at {uri}.") from None
+                    raise NoArtifacts(f"There is no {path} at {uri}.") from None
                 raise
             if answer["ContentLength"] > limit:
                 answer["Body"].close()
@@ -115,8 +121,42 @@ class S3:
             return _content(answer, stop)
 
     def start(self, uri: str, file: StoredFile, length: int, stop: Stop) -> bytes:
-        with _failures(uri):
-            return _Parts(self._client(), _place(uri), file, stop).start(length)
+        with failures(uri):
+            return _Parts(self._client(), place_of(uri), file, stop).start(length)
+
+    def find(self, uri: str, path: str, stop: Stop) -> StoredFile:  # noqa: ARG002  # it is one question
+        """One file as it is now, unread."""
+        place = place_of(uri)
+        with failures(uri):
+            try:
+                answer = self._client().head_object(Bucket=place.bucket, Key=place.prefix + path)
+            except ClientError as error:
+                if _status(error) == 404:
+                    raise NoArtifacts(f"There is no {path} at {uri}.") from None
+                raise
+        return _listed(path, {**answer, "Size": answer["ContentLength"]})
+
+    def pieces(self, uri: str, file: StoredFile, first: int, length: int) -> Generator[bytes]:
+        """A part of a file that was found, piece by piece; to be closed."""
+        place = place_of(uri)
+        wanted = {} if file.is_immutable else {"IfMatch": file.stamp.partition("/")[2]}
+        with failures(uri):
+            try:
+                answer = self._client().get_object(
+                    Bucket=place.bucket,
+                    Key=place.prefix + file.path,
+                    Range=f"bytes={first}-{first + length - 1}",
+                    **wanted,
+                )
+            except ClientError as error:
+                if _status(error) in {404, 412, 416}:
+                    raise changed(file.path) from None
+                raise
+            with answer["Body"] as body:
+                if not _is_same(answer, file) or answer["ContentLength"] != length:
+                    raise changed(file.path)
+                while piece := body.read(_PIECE):
+                    yield piece
 
     def _client(self) -> Client:
         with self._lock:
@@ -134,12 +174,12 @@ class S3:
             return self._made
 
 
-def _place(uri: str) -> _Place:
+def place_of(uri: str) -> Place:
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    return _Place(bucket, f"{prefix.rstrip('/')}/" if prefix.strip("/") else "")
+    return Place(bucket, f"{prefix.rstrip('/')}/" if prefix.strip("/") else "")
 
 
-def _current(client: Client, place: _Place, stop: Stop) -> Iterator[Answer]:
+def _current(client: Client, place: Place, stop: Stop) -> Iterator[Answer]:
     """Every object below the prefix as it is now; with its ``VersionId`` where the bucket keeps versions."""
     if _keeps_versions(client, place):
         try:
@@ -153,14 +193,14 @@ def _current(client: Client, place: _Place, stop: Stop) -> Iterator[Answer]:
     yield from _pages(client, "list_objects_v2", "Contents", place, stop)
 
 
-def _pages(client: Client, operation: str, member: str, place: _Place, stop: Stop) -> Iterator[Answer]:
+def _pages(client: Client, operation: str, member: str, place: Place, stop: Stop) -> Iterator[Answer]:
     for page in client.get_paginator(operation).paginate(Bucket=place.bucket, Prefix=place.prefix):
         if stop.is_set():
             raise Stopped
         yield from page.get(member, [])
 
 
-def _keeps_versions(client: Client, place: _Place) -> bool:
+def _keeps_versions(client: Client, place: Place) -> bool:
     """Whether it does or did: what has a version keeps it when versioning is suspended."""
     try:
         return "Status" in client.get_bucket_versioning(Bucket=place.bucket)
@@ -186,7 +226,7 @@ def _may_tell_sha256(item: Answer) -> bool:
     )
 
 
-def _vouched(client: Client, place: _Place, file: StoredFile, stop: Stop) -> StoredFile:
+def _vouched(client: Client, place: Place, file: StoredFile, stop: Stop) -> StoredFile:
     """The file with the SHA-256 that S3 computed when it was uploaded, if it tells it."""
     if stop.is_set():
         raise Stopped
@@ -215,7 +255,7 @@ def _is_same(answer: Answer, file: StoredFile) -> bool:
 class _Parts:
     """One object in parts, each of which is asked for again when its connection breaks."""
 
-    def __init__(self, client: Client, place: _Place, file: StoredFile, stop: Stop) -> None:
+    def __init__(self, client: Client, place: Place, file: StoredFile, stop: Stop) -> None:
         self._client, self._place, self._file, self._stop = client, place, file, stop
         self.count = max(1, -(-file.size // _PART))
 
@@ -293,14 +333,17 @@ def _content(answer: Answer, stop: Stop) -> bytes:
 
 
 @contextmanager
-def _failures(uri: str) -> Iterator[None]:
+def failures(uri: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "error")
         if _status(error) >= 500 or _status(error) == 429:
             raise Unavailable(f"The artifact store answered {code}.") from None
-        raise Unresolvable(f"Artifacts at {uri} cannot be read: the store answered {code}.") from None
+        kind = NoArtifacts if _status(error) == 404 else ArtifactsUnreadable
+        raise kind(f"Artifacts at {uri} cannot be read: the store answered {code}.") from None
+    except (NoCredentialsError, PartialCredentialsError):
+        raise ArtifactsUnreadable(f"Artifacts at {uri} cannot be read: there are no credentials for it.") from None
     except BotoCoreError as error:
         raise Unavailable(f"The artifact store does not answer ({type(error).__name__}).") from None
 
