@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 
 from app.domain.digests import FileDigest, Measured, StoredFile, measured
 from app.domain.errors import Unavailable
@@ -119,7 +120,8 @@ class Measuring:
         async with aclosing(self._store.digests(uri, files, progress.add)) as found:
             async for digest in found:
                 progress.finished(digest)
-        return measured(FileDigest(file.path, file.size, sha256) for file, sha256 in progress.done.items())
+        whole = measured(FileDigest(file.path, file.size, sha256) for file, sha256 in progress.done.items())
+        return replace(whole, listed=tuple(progress.done))
 
     async def _report(self, promotion_id: str, progress: _Progress, over: asyncio.Event, *, keep: bool) -> None:
         """Write how far it is, every so often and at the end. A database that is away does not stop the reading."""
