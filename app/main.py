@@ -23,7 +23,10 @@ from app.routers import (
     consent,
     console,
     delegations,
+    deliveries,
     deployments,
+    downloads,
+    endpoints,
     grants,
     happenings,
     oauth,
@@ -36,12 +39,14 @@ from app.routers import (
     resolution,
     reviews,
     sessions,
+    storage_events,
     tokens,
 )
 from app.routers.cross_origin import CrossOriginAccess
 from app.routers.problems import PROBLEM_RESPONSES, bounded, install_problem_handlers
 from app.routers.protecting import ProtectiveHeaders
 from app.routers.readable import ReadableAnswers
+from app.routers.resolving import METHODS, PATHS, Resolving
 from app.settings import Settings
 from app.telemetry import REQUEST_ID, new_request_id
 
@@ -72,6 +77,7 @@ class Application:
             excluded_handlers=["/livez", "/readyz", "/metrics"], should_instrument_requests_inprogress=True
         ).instrument(self._control)
         self._ours: ASGIApp = self._control
+        self._resolving: Resolving | None = None
         self.is_draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,6 +85,14 @@ class Application:
             await self._lifespan(receive, send)
             return
         assert self._gateway is not None  # the server starts the lifespan first
+        assert self._resolving is not None
+        is_of_resolving = scope["path"] in PATHS and scope.get("method") in METHODS and not self.is_draining
+        if is_of_resolving and (answer := self._resolving.at_once(scope)):
+            status, headers, body = answer
+            headers = [*headers, (b"x-request-id", new_request_id().encode())]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return
         is_ours = OURS.fullmatch(scope["path"])
         if scope["type"] != "http":
             await self._gateway.proxy(scope, receive, send)
@@ -94,10 +108,16 @@ class Application:
                     event["headers"].append((b"connection", b"close"))
             await send(event)
 
-        if is_ours:
-            await self._ours(scope, bounded(receive), send_with_id)
+        if is_of_resolving:
+            await self._resolving.directly(scope, receive, send_with_id, self._answer)
+        elif is_ours:
+            await self._answer(scope, receive, send_with_id)
         else:
             await self._gateway.proxy(scope, receive, send_with_id)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What is ours, with all that browsers need."""
+        await self._ours(scope, bounded(receive), send)
 
     def begin_to_drain(self) -> None:
         """The server stops in a moment: every answer closes its connection, and ``/readyz`` says 503."""
@@ -109,6 +129,7 @@ class Application:
         """Answer whoever waits for a change now: the server stops, and waits for open requests."""
         if self._gateway:
             self._gateway.changes.end_waits()
+            self._gateway.services.following.end()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -125,9 +146,9 @@ class Application:
     async def _open(self) -> AsyncIterator[None]:
         async with open_gateway(self._settings) as gateway:
             self._control.state.services = gateway.services
-            self._ours = ProtectiveHeaders(
-                CrossOriginAccess(ReadableAnswers(self._control, self._settings.public_url), gateway.origins)
-            )
+            self._resolving = Resolving(self._control, gateway.services)
+            readable = ReadableAnswers(self._resolving, self._settings.public_url)
+            self._ours = ProtectiveHeaders(CrossOriginAccess(readable, gateway.origins))
             self._gateway = gateway
             _spare_the_collector()
             yield
@@ -163,11 +184,15 @@ def describe() -> FastAPI:
         checks,
         comments,
         reviews,
+        storage_events,
         delegations,
         aliases,
         break_glass,
         resolution,
+        downloads,
         deployments,
+        deliveries,
+        endpoints,
         policies,
         records,
         happenings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import asyncpg
@@ -20,11 +20,11 @@ RECONNECT_S = 1.0
 class _Subscription:
     def __init__(self) -> None:
         self._changed = asyncio.Event()
-        self._is_over = False
+        self.is_over = False
 
     def end(self) -> None:
         """Nobody is waited for any more."""
-        self._is_over = True
+        self.is_over = True
         self._changed.set()
 
     def wake(self) -> None:
@@ -36,7 +36,7 @@ class _Subscription:
                 await self._changed.wait()
         except TimeoutError:
             return False
-        if self._is_over:
+        if self.is_over:
             return False
         self._changed.clear()
         return True
@@ -51,6 +51,7 @@ class PostgresChanges:
     def __init__(self, database_url: str) -> None:
         self._url = database_url
         self._subscriptions: defaultdict[str, set[_Subscription]] = defaultdict(set)
+        self._hearers: dict[str, Callable[[str], None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
 
@@ -76,6 +77,10 @@ class PostgresChanges:
             if not self._subscriptions[topic]:
                 del self._subscriptions[topic]
 
+    def hear(self, kind: str, hearer: Callable[[str], None]) -> None:
+        """Have ``hearer`` called with what follows ``kind:`` in a topic, at once and before anybody is woken."""
+        self._hearers[kind] = hearer
+
     def end_waits(self) -> None:
         """Have every wait end at once, those to come too, as when the process is to stop."""
         self._is_over = True
@@ -96,6 +101,9 @@ class PostgresChanges:
                 await connection.execute("SELECT 1", timeout=10)
 
     def _wake(self, _connection: object, _pid: int, _channel: str, topic: object) -> None:
+        kind, _, rest = str(topic).partition(":")
+        if hearer := self._hearers.get(kind):
+            hearer(rest)
         for subscription in list(self._subscriptions.get(str(topic), ())):
             subscription.wake()
 
