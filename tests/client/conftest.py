@@ -64,7 +64,8 @@ def signed_in(gateway: Standin, store: LoginStore) -> Callable[..., Login]:
 def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """No credential of the machine that runs the tests counts."""
     for name in (
-        *("COUNTERSIGN_TOKEN", "COUNTERSIGN_URL", "COUNTERSIGN_ID_TOKEN", "COUNTERSIGN_AUDIENCE"),
+        *("COUNTERSIGN_TOKEN", "COUNTERSIGN_URL", "COUNTERSIGN_AUDIENCE"),
+        *("COUNTERSIGN_ID_TOKEN", "COUNTERSIGN_ID_TOKEN_FILE"),
         *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_URI"),
         *("ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"),
     ):

@@ -160,7 +160,7 @@ def running_standin() -> Iterator[Standin]:
                 self.end_headers()
                 return
             status, document = standin.answer(seen)
-            text = json.dumps(document).encode()
+            text = json.dumps(document).encode() if status != 304 else b""  # which has no body (RFC 9110)
             self.send_response(status)
             if isinstance(tag := document.get("etag"), str):
                 self.send_header("ETag", tag)

@@ -80,7 +80,8 @@ def test_each_end_has_its_status(
 ) -> None:
     assert command("whoami", gateway.url) == 3
     assert capsys.readouterr().err == (
-        f"countersign: You are not signed in at {gateway.url}. Run: countersign login {gateway.url}\n"
+        f"countersign: You are not signed in at {gateway.url}, and no token is in COUNTERSIGN_TOKEN or "
+        f"COUNTERSIGN_ID_TOKEN_FILE. Run: countersign login {gateway.url}\n"
     )
     assert command("whoami") == 2
     assert command("whoami", "http://gateway.example") == 2

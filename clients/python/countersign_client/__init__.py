@@ -1,15 +1,35 @@
-"""Signs in to a Countersign gateway and stays signed in: the three functions that notebooks and scripts call.
+"""Signs in to a Countersign gateway, and follows and downloads models: the functions that scripts call.
 
 What they need is imported when they are called, so that the ``countersign`` command starts quickly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from countersign_client.errors import ClientError, NotSignedIn, Refused, Unreachable, UnsafeStore
+from countersign_client.errors import Changed, ClientError, NotSignedIn, Refused, Unreachable, UnsafeStore
 
-__all__ = ["ClientError", "NotSignedIn", "Refused", "Unreachable", "UnsafeStore", "access_token", "login", "logout"]
+if TYPE_CHECKING:
+    import os
+
+    from countersign_client.pulling import Pulled
+    from countersign_client.resolving import Resolved
+
+__all__ = [
+    "Changed",
+    "ClientError",
+    "NotSignedIn",
+    "Refused",
+    "Unreachable",
+    "UnsafeStore",
+    "access_token",
+    "follow",
+    "login",
+    "logout",
+    "pull",
+    "resolve",
+]
 
 DEFAULT_SCOPES = ("track", "registry", "promote", "resolve")
 """What a scientist's day needs; ``approve`` and ``admin`` are asked for by name."""
@@ -60,3 +80,33 @@ def access_token(gateway: str) -> str:
     from countersign_client.session import access_token as token_of
 
     return token_of(gateway)
+
+
+def resolve(uri: str, *, gateway: str | None = None, workspace: str | None = None) -> Resolved:
+    """Where the bytes of ``models:/name@alias`` are now. See ``resolving.resolve``."""
+    from countersign_client.resolving import gateway_of_environment
+    from countersign_client.resolving import resolve as resolve_at
+
+    return resolve_at(gateway or gateway_of_environment(), uri, workspace=workspace)
+
+
+def follow(uri: str, *, gateway: str | None = None, workspace: str | None = None) -> Iterator[Resolved]:
+    """What ``models:/name@alias`` means now, and again whenever that changes; never ends. See ``resolving.follow``."""
+    from countersign_client.resolving import follow as follow_at
+
+    return follow_at(uri, gateway=gateway, workspace=workspace)
+
+
+def pull(
+    uri: str,
+    folder: str | os.PathLike[str],
+    *,
+    gateway: str | None = None,
+    workspace: str | None = None,
+    version: str | None = None,
+    force: bool = False,
+) -> Pulled:
+    """Download a version, verified, into a folder that is there as a whole or not at all. See ``pulling.pull``."""
+    from countersign_client.pulling import pull as pull_to
+
+    return pull_to(uri, folder, gateway=gateway, workspace=workspace, version=version, force=force)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from countersign_client.addresses import gateway_address
-from countersign_client.credentials import token_for
+from countersign_client.credentials import PIPELINE_SCOPES, token_for
 from countersign_client.discovery import discover
 from countersign_client.errors import NotSignedIn, Refused, SignInTooOld
 from countersign_client.store import LoginStore
-from countersign_client.wire import Json, Query, Reply, plain, post_form, send
+from countersign_client.wire import LARGEST_ANSWER, Json, Query, Reply, plain, post_form, send
 
 _EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 _TOKEN_TYPE = "urn:ietf:params:oauth:token-type:"  # noqa: S105 - a name, not a token
@@ -40,8 +40,12 @@ def ask(
     query: Query | None = None,
     headers: Mapping[str, str] | None = None,
     store: LoginStore | None = None,
+    scopes: Sequence[str] = PIPELINE_SCOPES,
+    largest: int = LARGEST_ANSWER,
 ) -> Reply:
     """The gateway's answer; a token that it does not take is refreshed once.
+
+    ``scopes`` are those of a token that is exchanged for this, ``largest`` the bytes of an answer that is read.
 
     Raises:
         NotSignedIn: there is no login and no token, or it has ended.
@@ -52,11 +56,14 @@ def ask(
     """
     gateway = gateway_address(gateway)
     url = f"{gateway}/control/v1{path}"
-    token = token_for(gateway, store=store)
-    reply = send(method, url, token=token, document=document, query=query, headers=headers)
+
+    def answer(token: str) -> Reply:
+        return send(method, url, token=token, document=document, query=query, headers=headers, largest=largest)
+
+    token = token_for(gateway, store=store, scopes=scopes)
+    reply = answer(token)
     if reply.status == _UNAUTHORIZED and not reply.document.get("sign_in"):
-        token = token_for(gateway, store=store, refused=token)
-        reply = send(method, url, token=token, document=document, query=query, headers=headers)
+        reply = answer(token_for(gateway, store=store, refused=token, scopes=scopes))
     if reply.status == _UNAUTHORIZED and (page := plain(reply.document.get("sign_in"))):
         raise SignInTooOld(gateway, plain(reply.document.get("detail")), page)
     if reply.status == _UNAUTHORIZED:

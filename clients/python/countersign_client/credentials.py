@@ -6,7 +6,8 @@ In this order:
    whichever that is: who sets it names both.
 2. ``MLFLOW_TRACKING_TOKEN``, to the gateway of ``MLFLOW_TRACKING_URI`` and to no other.
 3. ``COUNTERSIGN_ID_TOKEN``, the identity token that a pipeline was given (GitLab's ``id_tokens``), exchanged for short
-   tokens of the gateway (RFC 8693) for as long as it lasts.
+   tokens of the gateway (RFC 8693) for as long as it lasts; or the file that ``COUNTERSIGN_ID_TOKEN_FILE`` names, read
+   each time (what Kubernetes projects into a pod, and renews there).
 4. The login that ``countersign login`` keeps.
 5. In GitHub Actions with ``permissions: {id-token: write}``: the same exchange, with an identity token that is fetched
    anew each time, so that a pipeline may wait for longer than any token lasts.
@@ -16,7 +17,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from countersign_client.addresses import origin_of
 from countersign_client.errors import NotSignedIn, Refused, TokenRefused
@@ -28,18 +31,26 @@ PIPELINE_SCOPES = ("promote",)
 """What a pipeline's token may do: ask, follow, post checks. Never approve; the gateway would not give it."""
 AUDIENCE = "countersign"
 """``COUNTERSIGN_AUDIENCE``, of the identity tokens that we ask GitHub for."""
+_ID_TOKEN, _ID_TOKEN_FILE = "COUNTERSIGN_ID_TOKEN", "COUNTERSIGN_ID_TOKEN_FILE"
 _GITHUB_URL, _GITHUB_TOKEN = "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"
 _RENEWED_AHEAD_S = 120
 _LASTS_S = 60
 
 
-def token_for(gateway: str, *, store: LoginStore | None = None, refused: str | None = None) -> str:
+def token_for(
+    gateway: str,
+    *,
+    store: LoginStore | None = None,
+    refused: str | None = None,
+    scopes: Sequence[str] = PIPELINE_SCOPES,
+) -> str:
     """A token that is good now.
 
     Args:
         gateway: its address, as ``addresses.gateway_address`` spells it.
         store: where logins are kept. If one is named, its login is used, whatever the environment says.
         refused: a token that the gateway did not take.
+        scopes: of a token that is exchanged for the pipeline's identity.
 
     Raises:
         NotSignedIn: there is none, or it has ended.
@@ -54,10 +65,15 @@ def token_for(gateway: str, *, store: LoginStore | None = None, refused: str | N
                 if token == refused:
                     raise TokenRefused(gateway, variable)
                 return _header_text(token, variable)
-        if os.environ.get("COUNTERSIGN_ID_TOKEN", "").strip():
-            return _exchanged(gateway, refused)
-        if LoginStore().get(gateway) is None and os.environ.get(_GITHUB_URL) and os.environ.get(_GITHUB_TOKEN):
-            return _exchanged(gateway, refused)
+        if any(os.environ.get(variable, "").strip() for variable in (_ID_TOKEN, _ID_TOKEN_FILE)):
+            return _exchanged(gateway, refused, scopes)
+        if LoginStore().get(gateway) is None:
+            if os.environ.get(_GITHUB_URL) and os.environ.get(_GITHUB_TOKEN):
+                return _exchanged(gateway, refused, scopes)
+            raise NotSignedIn(
+                gateway,
+                f"You are not signed in at {gateway}, and no token is in COUNTERSIGN_TOKEN or COUNTERSIGN_ID_TOKEN_FILE.",
+            )
     return access_token(gateway, store=store, refused=refused)
 
 
@@ -83,33 +99,39 @@ class _Short:
     until: float
 
 
-_short: dict[str, _Short] = {}
-"""By gateway, for this process alone: nothing of a pipeline is written down."""
+_short: dict[tuple[str, tuple[str, ...]], _Short] = {}
+"""By gateway and scopes, for this process alone: nothing of a pipeline is written down."""
 
 
-def _exchanged(gateway: str, refused: str | None) -> str:
-    kept = _short.get(gateway)
+def _exchanged(gateway: str, refused: str | None, scopes: Sequence[str]) -> str:
+    key = gateway, tuple(scopes)
+    kept = _short.get(key)
     if kept and kept.token != refused and time.monotonic() < kept.until:
         return kept.token
     from countersign_client.calls import exchanged  # noqa: PLC0415  # which asks here for whose token to use
 
     began = time.monotonic()
     try:
-        answer = exchanged(gateway, _identity(gateway), PIPELINE_SCOPES)
+        answer = exchanged(gateway, _identity(gateway), scopes)
     except OAuthRefused as refusal:
         if refusal.code == "invalid_grant":
             raise NotSignedIn(gateway, f"{gateway} does not accept the pipeline's identity: {refusal}") from None
         raise
     token, lasts = str(answer["access_token"]), answer.get("expires_in")
     lasts_s = lasts if isinstance(lasts, int) and not isinstance(lasts, bool) else _LASTS_S
-    _short[gateway] = _Short(token, began + max(lasts_s - _RENEWED_AHEAD_S, lasts_s / 2))
+    _short[key] = _Short(token, began + max(lasts_s - _RENEWED_AHEAD_S, lasts_s / 2))
     return token
 
 
 def _identity(gateway: str) -> str:
     """The pipeline's identity token."""
-    if given := os.environ.get("COUNTERSIGN_ID_TOKEN", "").strip():
-        return _header_text(given, "COUNTERSIGN_ID_TOKEN")
+    if given := os.environ.get(_ID_TOKEN, "").strip():
+        return _header_text(given, _ID_TOKEN)
+    if file := os.environ.get(_ID_TOKEN_FILE, "").strip():
+        try:
+            return _header_text(Path(file).read_text().strip(), _ID_TOKEN_FILE)
+        except (OSError, ValueError):
+            raise NotSignedIn(gateway, f"The file that {_ID_TOKEN_FILE} names cannot be read.") from None
     url = os.environ[_GITHUB_URL]
     if origin_of(url) is None:
         raise Refused(f"{_GITHUB_URL} is no address that a token may be sent to.")

@@ -35,6 +35,12 @@ class InvalidAddress(InvalidUsage):
     """What was given is not the address of a gateway, or not one that a token may be sent to."""
 
 
+class Changed(ClientError):
+    """What is there is not what was asked for, or not any more."""
+
+    exit_code = 7
+
+
 class NotSignedIn(ClientError):
     """There is no login at this gateway, or it has ended."""
 

@@ -21,7 +21,7 @@ TIMEOUT_S = (5, 30)
 """To connect, and between parts of an answer."""
 LARGEST_ANSWER = 1024 * 1024
 TOO_MANY = 429
-_NO_PROXY = {"no_proxy": "*"}
+NO_PROXY = {"no_proxy": "*"}
 """What is said to this machine in the clear is said to no proxy."""
 _REDIRECTS = range(300, 400)
 _FAILURES = range(500, 600)
@@ -43,7 +43,7 @@ class OAuthRefused(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer: ``document`` is its JSON object, empty if it has no body."""
+    """One answer: ``document`` is its JSON object, empty if it has no body, as of 304 to an ``If-None-Match``."""
 
     status: int
     document: Mapping[str, object]
@@ -86,8 +86,9 @@ def send(
     document: Mapping[str, Json] | None = None,
     query: Query | None = None,
     headers: Mapping[str, str] | None = None,
+    largest: int = LARGEST_ANSWER,
 ) -> Reply:
-    """One answer.
+    """One answer of ``largest`` bytes at most.
 
     Raises:
         Unreachable: no answer, or one that says to try again later.
@@ -109,15 +110,15 @@ def send(
             json=dict(document) if document is not None else None,
             params=query,
             auth=authorise,
-            proxies=_NO_PROXY if where and where.startswith("http:") else None,
-            headers={**(headers or {}), "Accept": "application/json", "User-Agent": _USER_AGENT},
+            proxies=NO_PROXY if where and where.startswith("http:") else None,
+            headers={**(headers or {}), "Accept": "application/json", "User-Agent": USER_AGENT},
             timeout=TIMEOUT_S,
             allow_redirects=False,
             stream=True,
         ) as response:
             status, retry_after = response.status_code, response.headers.get("Retry-After", "")
             etag = response.headers.get("ETag")
-            body = response.raw.read(LARGEST_ANSWER + 1, decode_content=True)
+            body = response.raw.read(largest + 1, decode_content=True)
     except requests.exceptions.SSLError:
         raise Unreachable(
             f"{where} shows a certificate that is not trusted here. If your company signs its own, name its "
@@ -131,17 +132,18 @@ def send(
     if status == TOO_MANY or status in _FAILURES:
         wait = f" Try again in {retry_after} s." if retry_after.isascii() and retry_after.isdigit() else " Try again."
         raise Unreachable(f"{where} cannot answer now ({status}).{wait}")
-    if status in _REDIRECTS:
+    is_unchanged = status == requests.codes.not_modified and "If-None-Match" in (headers or {})
+    if status in _REDIRECTS and not is_unchanged:
         raise Refused(f"{where} sends callers elsewhere. Use the gateway's own address.")
-    return Reply(status, _object(where, status, body), etag)
+    return Reply(status, _object(where, status, body, largest), etag)
 
 
-def _object(where: str | None, status: int, body: bytes) -> Mapping[str, object]:
+def _object(where: str | None, status: int, body: bytes, largest: int) -> Mapping[str, object]:
     if not body:
         return {}
     try:
-        answer = json.loads(body) if len(body) <= LARGEST_ANSWER else None
-    except ValueError:
+        answer = json.loads(body) if len(body) <= largest else None
+    except (ValueError, RecursionError):  # the second of what is nested without end
         answer = None
     if not isinstance(answer, dict):
         raise Refused(f"{where} does not answer as a Countersign gateway does ({status}).")
@@ -155,6 +157,11 @@ def plain(value: object) -> str:
     """
     text = " ".join(value.split()) if isinstance(value, str) else ""
     return "".join(_seen(character) for character in text[:_LONGEST_TEXT])
+
+
+def printable(text: str) -> str:
+    """A text of somebody else's, as long as it is, without what a terminal would obey."""
+    return "".join(_seen(character) for character in text)
 
 
 def name_of(person: object) -> str:
@@ -180,5 +187,5 @@ def _seen(character: str) -> str:
 
 
 _MACHINE = re.sub(r"[^A-Za-z0-9.-]", "", platform.node())
-_USER_AGENT = f"countersign-client/{importlib.metadata.version('countersign-client')} ({_MACHINE or 'unknown'})"
+USER_AGENT = f"countersign-client/{importlib.metadata.version('countersign-client')} ({_MACHINE or 'unknown'})"
 """With the machine's name, by which people tell their logins apart."""

@@ -15,10 +15,15 @@ import typer
 from countersign_client.cli.checks import check
 from countersign_client.cli.deciding import approve, comment, reject, withdraw
 from countersign_client.cli.delegating import delegate, delegations, undelegate
+from countersign_client.cli.deliveries import deliveries
+from countersign_client.cli.endpoints import endpoints
+from countersign_client.cli.events import events
 from countersign_client.cli.explaining import explain
 from countersign_client.cli.login import login, logout, whoami
 from countersign_client.cli.promoting import break_glass, promote, rollback
 from countersign_client.cli.promotions import promotions
+from countersign_client.cli.pulling import pull
+from countersign_client.cli.resolving import resolve
 from countersign_client.cli.reviewing import review, reviews
 from countersign_client.cli.tokens import exchange, token
 from countersign_client.errors import ClientError
@@ -27,6 +32,8 @@ CALLERS = "Who you are at a gateway"
 PROMOTIONS = "Promotions"
 URGENT = "When it must go fast"
 AWAY = "While you are away"
+SERVING = "Serving models"
+TOLD = "Who is told"
 
 
 def add_commands(cli: typer.Typer) -> None:
@@ -39,6 +46,11 @@ def add_commands(cli: typer.Typer) -> None:
         cli.command(rich_help_panel=URGENT)(urgent)
     for stand_in in (delegations, delegate, undelegate):
         cli.command(rich_help_panel=AWAY)(stand_in)
+    cli.command(rich_help_panel=TOLD)(events)
+    cli.add_typer(endpoints, name="endpoints", rich_help_panel=TOLD)
+    cli.add_typer(deliveries, name="deliveries", rich_help_panel=TOLD)
+    for serving in (resolve, pull):
+        cli.command(rich_help_panel=SERVING)(serving)
     for who in (login, logout, whoami, exchange):
         cli.command(rich_help_panel=CALLERS)(who)
     cli.add_typer(token, name="token", rich_help_panel=CALLERS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -14,6 +14,9 @@ from countersign_client.errors import InvalidUsage
 Model = Annotated[str, typer.Option("--model", "-m", help="The registered model.", show_default=False)]
 Version = Annotated[str, typer.Option("--version", "-v", help="Its version, as 7.", show_default=False)]
 Alias = Annotated[str, typer.Option("--alias", "-a", help="The alias, as production.", show_default=False)]
+ModelsUri = Annotated[
+    str, typer.Argument(metavar="URI", help="models:/<name>@<alias>, or models:/<name>/<version>.", show_default=False)
+]
 Workspace = Annotated[
     str | None, typer.Option("--workspace", help="MLflow's; without it, the default one.", show_default=False)
 ]
@@ -59,6 +62,18 @@ def moment(text: str, option: str) -> str:
             f"{option}: expected a time with its zone, as 2026-10-01T06:00:00+02:00 or 2026-10-01T04:00Z."
         )
     return found.isoformat()
+
+
+def moment_or_ago(text: str, option: str) -> str:
+    """As ``moment``; or so long ago, as ``2h``.
+
+    Raises:
+        InvalidUsage: it is neither.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    if not found or not any(found.groups()):
+        return moment(text, option)
+    return (datetime.now(UTC) - timedelta(seconds=seconds(text, option))).isoformat()
 
 
 def say() -> Callable[[str], None]:

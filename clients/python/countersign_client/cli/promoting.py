@@ -149,7 +149,7 @@ def follow_to_the_end(gateway: str, promotion_id: str, *, timeout_s: float, as_j
 
     line = say()
     try:
-        with _stopped_as_by_ctrl_c():
+        with stopped_as_by_ctrl_c():
             followed = follow(gateway, promotion_id, timeout_s=timeout_s, say=line)
     except KeyboardInterrupt:
         line(f"Interrupted. {_stays_open(promotion_id)}")
@@ -170,7 +170,7 @@ def follow_to_the_end(gateway: str, promotion_id: str, *, timeout_s: float, as_j
 
 
 @contextmanager
-def _stopped_as_by_ctrl_c() -> Iterator[None]:
+def stopped_as_by_ctrl_c() -> Iterator[None]:
     """Who stops a pipeline sends SIGTERM: the same is said then."""
 
     def interrupt(*_: object) -> None:
