@@ -5,6 +5,7 @@ The database is not here: there is one engine, no fake of it, and services use t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -12,12 +13,14 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from app.domain.access import Principal
-from app.domain.deliveries import Attempt
+from app.domain.deliveries import Attempt, Call
 from app.domain.digests import FileDigest, StoredFile
+from app.domain.downloads import LentCredentials, SignedUrls
 from app.domain.errors import CountersignError
 from app.domain.facts import Evaluated
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.identity import Identity, Verified
+from app.domain.registrations import Registration
 from app.domain.routes.resources import Named
 from app.domain.sessions import StepUp
 from app.domain.signatures import SignedBy
@@ -209,11 +212,23 @@ class ModelRegistry(Protocol):
     async def get_version(self, name: str, version: str, workspace: str = DEFAULT_WORKSPACE) -> ModelVersion:
         """Raises ``NotFound``, naming the version."""
 
+    async def get_holder(self, name: str, alias: str, workspace: str = DEFAULT_WORKSPACE) -> ModelVersion | None:
+        """The version that holds an alias, with what it was while it did; none if there is no such model or alias."""
+
+    async def latest_version(self, name: str, stage: str, workspace: str = DEFAULT_WORKSPACE) -> str | None:
+        """The newest version that is in a stage, or of all (``latest``); none if there is none."""
+
+    async def placed(self, kind: Named, value: str, workspace: str | None) -> Placed | None:
+        """See ``ResourceLookup``."""
+
     def models(self) -> AsyncIterator[RegisteredModel]:
         """Every model of every workspace, prompts included."""
 
     async def workspaces(self) -> Sequence[str]:
         """Those of the server; the default one alone where it has none."""
+
+    def newest_versions(self, workspace: str) -> AsyncGenerator[Registration]:
+        """The versions of a workspace, newest first, page by page; without prompts. To be closed."""
 
     async def get_run(self, run_id: str, workspace: str = DEFAULT_WORKSPACE) -> Run:
         """Raises ``NotFound``, naming the run."""
@@ -311,6 +326,39 @@ class ObjectStore(Protocol):
     async def files(self, uri: str) -> list[FileDigest]:
         """Every file below a physical URI, each read once to digest it."""
 
+    async def find(self, uri: str, path: str) -> StoredFile:
+        """One file as it is now; nothing is read."""
+
+    def content(self, uri: str, file: StoredFile, *, first: int, length: int) -> AsyncGenerator[bytes]:
+        """A part of a file that was found, not an empty one, piece by piece; to be closed (``contextlib.aclosing``).
+
+        Raises:
+            Unresolvable: it is no longer the one that was found.
+        """
+
+
+class ArtifactLending(Protocol):
+    """Lets somebody else read what lies in a store, past us and for a while.
+
+    Every method raises ``Unsupported`` where the operator has not set it up, and ``Unavailable`` when the store does
+    not answer.
+    """
+
+    def can_lend(self, uri: str) -> bool:
+        """Whether the store at a physical URI lends at all. The other methods are for what does."""
+
+    async def urls(self, uri: str, files: Sequence[StoredFile], *, lasts_s: int) -> SignedUrls:
+        """A URL for each file, of the very version that was listed where the store keeps versions."""
+
+    async def credentials(self, uri: str, *, lasts_s: int, principal_id: str) -> LentCredentials:
+        """Credentials that read what is below ``uri`` and nothing else.
+
+        Args:
+            uri: ends in a slash.
+            lasts_s: seconds.
+            principal_id: whom the store's own log shall name.
+        """
+
 
 class SignatureChecker(Protocol):
     """Verifies signatures of models in the OpenSSF format."""
@@ -395,6 +443,23 @@ class Freshness(Protocol):
         """Grows whenever what is remembered must be forgotten; none while that is not known."""
 
 
+class Lease(Protocol):
+    """Whether what a process remembers of where bytes are may still be answered."""
+
+    def holds(self) -> bool:
+        """Whether nothing has changed that this process might not have heard of."""
+
+
+class ResolversForgotten(Protocol):
+    """Tells when what gateways remember of where bytes are is of no consequence any more."""
+
+    async def wait(self) -> None:
+        """Return when no gateway answers from anything that it remembered before ``forget_resolutions`` was committed.
+
+        A second or two if a gateway does not answer, else milliseconds. Never raises for what is away.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """A whole answer for a browser."""
@@ -422,14 +487,34 @@ class SecretStore(Protocol):
     def read(self, reference: str) -> str:
         """Raises ``InvalidConfiguration``, naming the reference."""
 
+    def public_key(self, reference: str) -> str:
+        """The ``whpk_`` key that verifies what an ed25519 key signs. Raises as ``read``, and if it is none."""
+
 
 class WebhookSender(Protocol):
-    """Sends one signed message and tells what happened; never raises for what the receiver does."""
+    """Sends one message by its channel and tells what happened; never raises for what the receiver does."""
 
-    async def send(
-        self, *, url: str, secret: str, message_id: str, payload: Mapping[str, object], number: int, private: bool
-    ) -> tuple[Attempt, float | None]:
+    async def send(self, call: Call) -> tuple[Attempt, float | None]:
         """One attempt, and the seconds after which the receiver wants to be asked again, if it said so."""
+
+
+class Presence(Protocol):
+    """A number that nobody else has, by which what is held in the database is known to be held by somebody alive."""
+
+    @property
+    def number(self) -> int:
+        """Ours."""
+
+    @property
+    def lost(self) -> asyncio.Event:
+        """Is set when others may take over what we hold: stop at once."""
+
+
+class Presences(Protocol):
+    """How a process is present to others that do the same."""
+
+    def take(self) -> AbstractAsyncContextManager[Presence]:
+        """A new number, for as long as this is open. Raises ``Unavailable``."""
 
 
 class SignatureVerifier(Protocol):
@@ -476,5 +561,8 @@ class Expressions(Protocol):
 
 
 class Subscription(Protocol):
+    is_over: bool
+    """Whether there is nothing to wait for any more: the process stops."""
+
     async def wait(self, timeout_s: float) -> bool:
         """Whether something changed within the time, or did since the last call."""

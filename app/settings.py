@@ -18,12 +18,15 @@ from pydantic import Field, PositiveFloat, SecretStr, TypeAdapter, ValidationErr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.access import Role
-from app.domain.errors import InvalidConfiguration
+from app.domain.downloads import LONGEST_S, SHORTEST_CREDENTIALS_S, partition_of
+from app.domain.errors import InvalidConfiguration, Unresolvable
 from app.domain.fields import LOOPBACK_HOSTS, is_safe_url
 from app.domain.issuers import ASYMMETRIC_ALGORITHMS
+from app.domain.networks import networks_of
 from app.domain.routes import RouteClass, check_openings
+from app.domain.storage import Storage, checked_root
 
-SECRETS = ("database_url", "assertion_secret", "oidc_client_secret")
+SECRETS = ("database_url", "assertion_secret", "oidc_client_secret", "webhook_key", "webhook_proxy")
 """Settings that hold a secret; each may be given by a file."""
 SHORTEST_SECRET = 32
 """Bytes of a secret to sign with, as many as the digest has (RFC 7518 section 3.2)."""
@@ -47,6 +50,28 @@ class Settings(BaseSettings):
     )
     artifacts_destination: str = Field(
         description="MLflow's `--artifacts-destination`: an absolute path, a file:/// URI or an s3:// URI."
+    )
+    artifact_roots: CommaSeparated = Field(
+        default=[],
+        description="Where else versions may lie, as `s3://bucket/prefix,gs://other`: of no other place is an address "
+        "given out, or a version promoted ([resolving.md](../guides/resolving.md)).",
+    )
+    download_role_arn: str | None = Field(
+        default=None,
+        description="The role whose short-lived credentials are lent to who resolves, limited to one version's folder; "
+        "the gateway must be allowed to assume it. Unset: those of the gateway's own user, where it is one "
+        "([pulling.md](../guides/pulling.md)).",
+    )
+    download_endpoint_url: str | None = Field(
+        default=None,
+        description="Where those who download reach the S3-compatible store, if that is another address than the "
+        "gateway's own.",
+    )
+    download_longest_s: int = Field(
+        default=3600,
+        ge=SHORTEST_CREDENTIALS_S,
+        le=LONGEST_S,
+        description="Seconds that presigned URLs and lent credentials may be good for, at most.",
     )
     sigstore_trust_file: Path | None = Field(
         default=None,
@@ -184,6 +209,54 @@ class Settings(BaseSettings):
         "hour.",
     )
 
+    verify_s: int = Field(
+        default=60,
+        ge=1,
+        le=600,
+        description="Seconds between two looks at the files of the versions that hold protected aliases "
+        "([digests.md](../guides/digests.md)): a divisor of 60, or whole minutes that divide an hour.",
+    )
+    verify_read_s: int = Field(
+        default=86_400,
+        ge=60,
+        description="Seconds after which those files are read again whatever the store says of them; as often are the "
+        "files of versions looked at that hold no alias any more.",
+    )
+
+    webhook_networks: CommaSeparated = Field(
+        default=[],
+        description="Private networks, as `10.0.0.0/8` (or `private`: all of them), in which administrators may "
+        "register endpoints; what `countersign apply` says is not bound by it ([webhooks.md](../guides/webhooks.md)).",
+    )
+
+    webhook_key: SecretStr | None = Field(
+        default=None,
+        description="The key from which those that sign messages to endpoints are derived, the same for every gateway "
+        "and worker, as from `openssl rand -hex 32`. Without it each endpoint needs a secret of its own "
+        "([webhooks.md](../guides/webhooks.md)).",
+    )
+    webhook_proxy: SecretStr | None = Field(
+        default=None,
+        description="A proxy, as `http://proxy.example:3128`, for messages to receivers that are allowed no private "
+        "network; it must refuse private addresses itself ([webhooks.md](../guides/webhooks.md)).",
+    )
+    webhook_ca_file: Path | None = Field(
+        default=None,
+        description="Certificates in PEM of authorities that receivers of messages may have beside the system's.",
+    )
+
+    deliveries_days: int = Field(
+        default=30,
+        ge=1,
+        description="Days that the log of a delivery is kept; of one that never arrived, three times as long.",
+    )
+    deliveries_per_receiver: int = Field(
+        default=8,
+        ge=1,
+        le=100,
+        description="Messages that a worker sends to one endpoint or target at a time, each about another model.",
+    )
+
     log_format: Literal["json", "console"] = Field(default="json", description="How logs are written to stderr.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="The least log level.")
     worker_metrics_host: str = Field(default="127.0.0.1", description="The address of the worker's metrics.")
@@ -193,19 +266,32 @@ class Settings(BaseSettings):
 
     @field_validator(
         "upstream_urls",
+        "artifact_roots",
         "open_routes",
         "oidc_algorithms",
         "oidc_scopes",
         "service_groups",
         "allowed_origins",
         "trusted_proxies",
+        "webhook_networks",
         mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:
         return _items(value) if isinstance(value, str) else value
 
-    @field_validator("oidc_client_id", "oidc_client_secret", "identity_file", "sigstore_trust_file", mode="before")
+    @field_validator(
+        "oidc_client_id",
+        "oidc_client_secret",
+        "identity_file",
+        "sigstore_trust_file",
+        "webhook_key",
+        "webhook_proxy",
+        "webhook_ca_file",
+        "download_role_arn",
+        "download_endpoint_url",
+        mode="before",
+    )
     @classmethod
     def _none_if_empty(cls, value: object) -> object:
         return None if value == "" else value  # so that a compose file can pass on what may be unset
@@ -229,7 +315,7 @@ class Settings(BaseSettings):
             raise ValueError("at least one algorithm is needed")
         return value
 
-    @field_validator("reconcile_s")
+    @field_validator("reconcile_s", "verify_s")
     @classmethod
     def _divides_the_clock(cls, value: int) -> int:
         minute = hour = 60
@@ -237,6 +323,18 @@ class Settings(BaseSettings):
         if not divides:
             raise ValueError("expected a divisor of 60, or a multiple of 60 that divides 3600")
         return value
+
+    @field_validator("download_role_arn")
+    @classmethod
+    def _is_role(cls, value: str | None) -> str | None:
+        if value is not None and partition_of(value) is None:
+            raise ValueError("expected the ARN of a role, as arn:aws:iam::123456789012:role/model-readers")
+        return value
+
+    @field_validator("download_endpoint_url")
+    @classmethod
+    def _is_endpoint(cls, value: str | None) -> str | None:
+        return None if value is None else _http_url(value)
 
     @field_validator("public_url")
     @classmethod
@@ -295,6 +393,12 @@ class Settings(BaseSettings):
                 raise ValueError(f"{network}: expected an address or a network, as 10.0.0.0/8") from None
         return value
 
+    @field_validator("webhook_networks")
+    @classmethod
+    def _are_private_networks(cls, value: list[str]) -> list[str]:
+        networks_of(tuple(value))
+        return value
+
     @field_validator("open_routes")
     @classmethod
     def _can_be_opened(cls, value: list[str]) -> list[str]:
@@ -310,12 +414,30 @@ class Settings(BaseSettings):
             raise ValueError("expected postgresql://…; no other database is supported")
         return value
 
-    @field_validator("assertion_secret")
+    @field_validator("webhook_proxy")
+    @classmethod
+    def _is_proxy(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parts = urlsplit(value.get_secret_value())
+            rest = parts.path.strip("/") or parts.query or parts.fragment
+            if parts.scheme != "http" or not parts.hostname or parts.port == 0 or rest:
+                raise ValueError("expected http://host:port, with user:password@ before the host if it wants them")
+        return value
+
+    @field_validator("assertion_secret", "webhook_key")
     @classmethod
     def _is_long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value().encode()) < SHORTEST_SECRET:
             raise ValueError(f"expected at least {SHORTEST_SECRET} bytes, as from `openssl rand -hex 32`")
         return value
+
+    @field_validator("artifact_roots")
+    @classmethod
+    def _are_places(cls, value: list[str]) -> list[str]:
+        try:
+            return [checked_root(uri) for uri in value]
+        except Unresolvable as error:
+            raise ValueError(error.message) from None
 
     @field_validator("artifacts_destination")
     @classmethod
@@ -325,6 +447,12 @@ class Settings(BaseSettings):
         if not Path(value).is_absolute():
             raise ValueError("expected an absolute path, a file:/// URI or an s3:// URI")
         return value.rstrip("/")
+
+    @property
+    def storage(self) -> Storage:
+        """Where the artifacts of MLflow lie."""
+        servers = (*self.upstream_urls, self.public_url)
+        return Storage(self.artifacts_destination, tuple(self.artifact_roots), servers)
 
 
 def _items(value: str) -> list[str]:

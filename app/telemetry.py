@@ -35,12 +35,32 @@ UPSTREAM_UP = Gauge("countersign_upstream_up", "1 if an MLflow server is given r
 UPSTREAM_TAKEN_OUT = Counter(
     "countersign_upstream_taken_out_total", "Times an MLflow server was taken out.", ["upstream", "reason"]
 )
+RESOLUTIONS = Counter("countersign_resolutions_total", "Answers to `/control/v1/resolve`.", ["outcome"])
+RESOLUTION_WATCHERS = Gauge("countersign_resolution_watchers", "Long polls and streams that wait for a resolution.")
 DENIALS = Counter("countersign_denials_total", "Requests that were refused.", ["problem"])
 JOBS = Counter("countersign_jobs_total", "Jobs the worker ran.", ["task", "outcome"])
 DELIVERIES = Counter("countersign_delivery_attempts_total", "Attempts to deliver a webhook.", ["outcome"])
+DELIVERY_SECONDS = Histogram(
+    "countersign_delivery_seconds",
+    "Seconds from a message being there to its receiver having taken it.",
+    ["kind"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 600, 3600, 86400),
+)
+DELIVERIES_PENDING = Gauge("countersign_deliveries_pending", "Messages that wait to be sent, or to be sent again.")
+DELIVERIES_OLDEST_SECONDS = Gauge(
+    "countersign_deliveries_oldest_seconds", "How long the oldest of the messages waits that wait; 0 if none does."
+)
 GLASS_BROKEN = Counter("countersign_glass_broken_total", "Times somebody broke the glass of an alias.")
 DRIFTS = Counter("countersign_drifts_total", "Protected aliases that were found moved past the gateway.")
 DRIFTS_OPEN = Gauge("countersign_drifts_open", "Protected aliases that MLflow shows otherwise than they should be.")
+BYTES_NOT_AS_APPROVED = Gauge(
+    "countersign_versions_not_as_approved",
+    "Versions that hold protected aliases and whose bytes changed, are gone, or could not be seen for a day.",
+    ["state"],
+)
+VERIFIED_AT = Gauge(
+    "countersign_verified_timestamp_seconds", "When the bytes of all promoted versions that were due were looked at."
+)
 RECONCILED_AT = Gauge("countersign_reconciled_timestamp_seconds", "When MLflow's aliases were last all looked at.")
 PROMOTIONS = Gauge("countersign_promotions", "Promotions that wait for somebody or something.", ["state"])
 

@@ -1,10 +1,13 @@
-"""Runs jobs: apply promotions, deliver webhooks, and sweep up what lost its job. Any number may run at once."""
+"""Runs jobs, which apply promotions and sweep up what lost its job, and beside them sends what is to be sent.
+
+Any number may run at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 import structlog
 from procrastinate import App, JobContext
@@ -21,7 +24,15 @@ from app.adapters.postgres.queue import (
 from app.bootstrap import WorkerServices, open_worker
 from app.domain.errors import Unavailable
 from app.settings import Settings
-from app.telemetry import DELIVERIES, DRIFTS_OPEN, JOBS, PROMOTIONS, RECONCILED_AT
+from app.telemetry import (
+    DELIVERIES_OLDEST_SECONDS,
+    DELIVERIES_PENDING,
+    DRIFTS_OPEN,
+    JOBS,
+    PROMOTIONS,
+    RECONCILED_AT,
+    VERIFIED_AT,
+)
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -45,6 +56,9 @@ async def run_worker(settings: Settings) -> None:
         await services.database.check_alive()
         _declare_tasks(queue, services)
         _declare_looks(queue, services, reconcile_s=settings.reconcile_s)
+        _declare_measuring(queue, services)
+        _declare_noticing(queue, services)
+        _declare_verifying(queue, services, verify_s=settings.verify_s)
         async with queue.open_async():
             _log.info("worker_ready", concurrency=CONCURRENCY)
             await _until_asked_to_stop(
@@ -57,15 +71,29 @@ async def run_worker(settings: Settings) -> None:
                     shutdown_graceful_timeout=GRACE_S,
                     update_heartbeat_interval=HEARTBEAT_S,
                     stalled_worker_timeout=DEAD_AFTER_S * 2,
-                )
+                ),
+                beside=[services.dispatcher.run(), services.fanning_out.run()],
             )
 
 
-async def _until_asked_to_stop(working: Coroutine[object, object, None]) -> None:
-    """The queue also ends, as if all were well, when its connections break. That must not look like success."""
+async def _until_asked_to_stop(
+    working: Coroutine[object, object, None], *, beside: Sequence[Coroutine[object, object, None]]
+) -> None:
+    """The queue also ends, as if all were well, when its connections break. That must not look like success.
+
+    Args:
+        working: the queue.
+        beside: what goes on as long as it does, and is asked to stop together with it.
+    """
     task, loop = asyncio.create_task(working), asyncio.get_running_loop()
+    others = [asyncio.create_task(each) for each in beside]
+
+    def stop() -> None:
+        for each in (task, *others):
+            each.cancel()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, stop)
     lost = Unavailable("The database went away, so the worker ends. It goes on where it was when it is started again.")
     try:
         await task
@@ -73,26 +101,18 @@ async def _until_asked_to_stop(working: Coroutine[object, object, None]) -> None
         return
     except ConnectorException as error:
         raise lost from error
+    finally:
+        stop()
+        await asyncio.wait(others)
     raise lost
 
 
 def _declare_tasks(queue: App, services: WorkerServices) -> None:
-    """What is queued for one promotion or delivery."""
+    """What is queued for one promotion."""
 
     @queue.task(name="advance_promotion", retry=KeepTrying(), pass_context=True)
     async def advance_promotion(context: JobContext, promotion_id: str) -> None:
         await _counted(context, lambda: services.advancing.advance(promotion_id), promotion=promotion_id)
-
-    @queue.task(name="deliver", retry=KeepTrying(), pass_context=True)
-    async def deliver(context: JobContext, delivery_id: str) -> None:
-        async def send() -> None:
-            attempt = await services.deliveries.attempt(delivery_id)
-            if attempt:
-                outcome = str(attempt.status) if attempt.status else "no answer"
-                DELIVERIES.labels(outcome=outcome).inc()
-                _log.info("delivery_attempted", delivery=delivery_id, attempt=attempt.number, outcome=outcome)
-
-        await _counted(context, send, delivery=delivery_id)
 
 
 def _declare_looks(queue: App, services: WorkerServices, *, reconcile_s: int) -> None:
@@ -133,8 +153,58 @@ def _declare_looks(queue: App, services: WorkerServices, *, reconcile_s: int) ->
         await _counted(context, services.sweeping.remove_expired)
 
 
+def _declare_verifying(queue: App, services: WorkerServices, *, verify_s: int) -> None:
+    """Whether what was approved is still there. Much is read by a job of its own, one of all workers' at a time."""
+
+    @queue.periodic(cron=_every(verify_s))
+    @queue.task(name="verify", queueing_lock="verify", lock="verify", pass_context=True)
+    async def verify(context: JobContext, timestamp: int | None = None) -> None:  # noqa: ARG001  # the queue passes it
+        async def look() -> None:
+            try:
+                await services.verifying.look()
+            except Unavailable as error:
+                _log.warning("verifying_skipped", reason=error.message)
+            else:
+                VERIFIED_AT.set_to_current_time()
+
+        await _counted(context, look)
+
+    @queue.task(name="read_versions", lock="read_versions", retry=KeepTrying(), pass_context=True)
+    async def read_versions(context: JobContext) -> None:
+        await _counted(context, services.verifying.read)
+
+
+def _declare_noticing(queue: App, services: WorkerServices) -> None:
+    """Looking for versions that were registered past the gateway."""
+
+    @queue.periodic(cron="* * * * * */10")
+    @queue.task(name="notice_versions", queueing_lock="notice_versions", lock="notice_versions", pass_context=True)
+    async def notice_versions(context: JobContext, timestamp: int) -> None:  # noqa: ARG001  # the queue passes it
+        async def look() -> None:
+            try:
+                await services.new_versions.look()
+            except Unavailable as error:
+                _log.warning("noticing_skipped", reason=error.message)
+
+        await _counted(context, look)
+
+
+def _declare_measuring(queue: App, services: WorkerServices) -> None:
+    """How much waits to be sent."""
+
+    @queue.periodic(cron="* * * * * */15")
+    @queue.task(name="measure_backlog", queueing_lock="measure_backlog", pass_context=True)
+    async def measure_backlog(context: JobContext, timestamp: int) -> None:  # noqa: ARG001  # the queue passes it
+        async def measure() -> None:
+            pending, oldest_s = await services.sweeping.undelivered()
+            DELIVERIES_PENDING.set(pending)
+            DELIVERIES_OLDEST_SECONDS.set(oldest_s)
+
+        await _counted(context, measure)
+
+
 def _every(seconds: int) -> str:
-    """A cron expression for ``COUNTERSIGN_RECONCILE_S``."""
+    """A cron expression for ``COUNTERSIGN_RECONCILE_S`` and ``COUNTERSIGN_VERIFY_S``."""
     return f"* * * * * */{seconds}" if seconds < _MINUTE else f"*/{seconds // _MINUTE} * * * *"
 
 

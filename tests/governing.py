@@ -29,6 +29,7 @@ from app.settings import Settings
 from tests.door import MovableClock
 from tests.issuer import Issuer
 from tests.platform import MlflowServer, environment_for
+from tests.telling import events_of
 
 ROLES = {
     "requester": ["scientists"],
@@ -177,3 +178,5 @@ async def open_court(database_url: str, mlflow: MlflowServer, issuer: Issuer, **
         open_worker(settings, clock) as worker,
     ):
         yield Court(gateway, worker, worker.database, mlflow, clock, settings)
+        # Whatever happened in these tests was told as it is written down.
+        await events_of(worker.database)

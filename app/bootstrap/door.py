@@ -42,6 +42,7 @@ def open_door(
     registry: MlflowRegistry,
     clock: Clock,
     *,
+    reach: Reach,
     assertion: GatewayAssertion,
     admission: Admission,
     promotions: Promotions,
@@ -57,7 +58,6 @@ def open_door(
     guard = RegistryGuard(
         work, registry, promotions, holders, public_url=settings.public_url, artifacts_destination=destination
     )
-    reach = Reach(registry, work, clock, artifacts_destination=destination, has_workspaces=settings.workspaces)
     return Proxy(
         admission=admission,
         assertion=assertion,

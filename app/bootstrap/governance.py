@@ -14,6 +14,7 @@ from app.adapters.model_signatures import ModelSignatures
 from app.adapters.object_store import ObjectStores
 from app.adapters.postgres.changes import PostgresChanges
 from app.adapters.postgres.unit_of_work import Database
+from app.adapters.secrets import Secrets
 from app.domain.grants import grants_of_roles
 from app.ports import Clock
 from app.services.cases import Cases
@@ -43,18 +44,18 @@ class Governance:
 def governance_of(
     settings: Settings, database: Database, registry: MlflowRegistry, clock: Clock, contributing: Contributing
 ) -> Governance:
-    work, store, destination = database.unit_of_work, ObjectStores(), settings.artifacts_destination
+    work, store, storage = database.unit_of_work, ObjectStores(settings.artifacts_destination), settings.storage
     cases = Cases(
         RecurrenceCalendar(clock),
         PresentGrants(grants_of_roles(settings.roles)),
         barred=contributing.barred,
     )
     return Governance(
-        pinning=Pinning(work, registry, artifacts_destination=destination),
+        pinning=Pinning(work, registry, storage=storage),
         measuring=Measuring(work, store, clock, topic_of=topic_of),
         examining=Examining(
             work,
-            facts=Evidence(registry, store, load_or_nothing, artifacts_destination=destination),
+            facts=Evidence(registry, store, load_or_nothing, storage=storage),
             expressions=CelExpressions(),
             signatures=ModelSignatures(settings.sigstore_trust_file),
             store=store,
@@ -79,6 +80,11 @@ def promotions_of(governance: Governance, database: Database, changes: PostgresC
         examining=governance.examining,
         lifecycle=governance.lifecycle,
     )
+
+
+def secrets_of(settings: Settings) -> Secrets:
+    key = settings.webhook_key
+    return Secrets(key.get_secret_value() if key else None)
 
 
 def assertion_of(settings: Settings) -> GatewayAssertion:

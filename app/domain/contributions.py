@@ -15,13 +15,12 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
 
-from app.domain.errors import Unresolvable
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.identity import Identity
 from app.domain.legible import listed
 from app.domain.promotions import Promotion
 from app.domain.routes import Guard, Route
-from app.domain.storage import ancestors, artifact_root
+from app.domain.storage import ancestors
 
 
 class Hand(StrEnum):
@@ -114,7 +113,7 @@ class RestsOn:
     runs: frozenset[str]
     logged_models: frozenset[str]
     root: str
-    """The folder of its artifacts, folded; empty if it is not below the artifacts destination."""
+    """The folder of its artifacts, folded; elsewhere than below the artifacts destination, their address."""
 
     @property
     def folders(self) -> frozenset[str]:
@@ -185,12 +184,7 @@ def run_folder(run_id: str) -> str:
 
 def rests_on(promotion: Promotion) -> RestsOn:
     """What the version of a promotion rests on, as far as its own record says it."""
-    try:
-        root = "/".join(
-            _folded(artifact_root(promotion.source_uri, workspace=promotion.workspace), promotion.workspace)
-        )
-    except Unresolvable:
-        root = ""
+    root = "/".join(_folded(promotion.artifact_root, DEFAULT_WORKSPACE))
     segments = root.split("/")
     runs = {segment for segment in segments if _RUN.fullmatch(segment)} | {_fold(promotion.run_id or "")}
     created = datetime.fromtimestamp(promotion.version_created_at / 1000, UTC)

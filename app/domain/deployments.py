@@ -28,13 +28,17 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place models are deployed to. Secrets are named, not held: ``file:/path`` or ``env:NAME``."""
+    """One place models are deployed to.
+
+    Secrets are named, not held (see ``app.domain.endpoints.Endpoint``), one or two each, the newest first:
+    ``secrets`` sign what it is sent, ``callback_secrets`` what it sends.
+    """
 
     name: str
     url: str
-    secret: str
-    callback_secret: str
-    allow_private_network: bool = False
+    secrets: tuple[str, ...]
+    callback_secrets: tuple[str, ...]
+    allowed_networks: tuple[str, ...] = ()
     deadline_s: int = 900
 
 
@@ -67,6 +71,11 @@ class Deployment:
     @property
     def is_ready(self) -> bool:
         return self.phase is Phase.READY and self.observed_generation == self.generation
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its deployer may still report something."""
+        return self.phase in {Phase.REQUESTED, Phase.ACCEPTED, Phase.PROGRESSING}
 
     @property
     def has_failed(self) -> bool:

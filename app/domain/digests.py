@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.domain.errors import Unresolvable
+from app.domain.errors import NoArtifacts, Unresolvable
 
 MOST_FILES = 50_000
 """Of one model version. Beyond it, nobody looks at what they approve, and every step takes minutes."""
@@ -56,11 +56,15 @@ class FileDigest:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A tree that was digested. ``files`` are in the order of their paths; ``size`` is that of all, in bytes."""
+    """A tree that was digested. ``files`` are in the order of their paths; ``size`` is that of all, in bytes.
+
+    ``listed`` is what the store said of the files that were read, where that is kept.
+    """
 
     digest: str
     files: tuple[FileDigest, ...]
     size: int
+    listed: tuple[StoredFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ def check_path(path: str) -> str:
 def check_count(count: int, uri: str) -> None:
     """Raise ``Unresolvable`` when a tree has no files, or too many."""
     if count == 0:
-        raise Unresolvable(f"There are no artifacts at {uri}.")
+        raise NoArtifacts(f"There are no artifacts at {uri}.")
     if count > MOST_FILES:
         raise Unresolvable(f"There are more than {MOST_FILES:,} files at {uri}; pack them into an archive.")
 

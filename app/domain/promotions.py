@@ -155,7 +155,8 @@ class Promotion:
     """One promotion. What it pins is set when it is made and never changes; only ``state`` and what follows from it do.
 
     ``digest`` is ``sha256:`` and 64 hexadecimal digits (``app/domain/digests.py``), none while the artifacts are still
-    being read; once set it never changes. ``uri`` is physical and ends in a slash. ``model_created_at`` and
+    being read; once set it never changes. ``uri`` is physical and ends in a slash; ``artifact_root`` is what guards
+    its bytes (``Storage.artifact_root``). ``model_created_at`` and
     ``version_created_at`` tell a model and a version apart from others that were created under the same name and
     number later (MLflow restarts the numbers), in milliseconds since the epoch as MLflow gives them; 0 is not known.
     ``round`` counts up whenever approvals become void, for ``void_reason``.
@@ -178,6 +179,7 @@ class Promotion:
     reason: str
     created_at: datetime
     updated_at: datetime
+    artifact_root: str = ""
     workspace: str = DEFAULT_WORKSPACE
     version_created_at: int = 0
     scheduled_for: datetime | None = None

@@ -34,6 +34,8 @@ class Permission(StrEnum):
     DEPLOYMENTS_READ = "deployments:read"
     DEPLOYMENTS_REPORT = "deployments:report"
     DELIVERIES_READ = "deliveries:read"
+    ENDPOINTS_READ = "endpoints:read"
+    ENDPOINTS_ADMINISTER = "endpoints:administer"
     AUDIT_READ = "audit:read"
     METRICS_READ = "metrics:read"
     GRANTS_READ = "grants:read"
@@ -63,7 +65,7 @@ MEANINGS: Mapping[Role, str] = {
     Role.RESPONDER: "A viewer who asks for rollbacks and, in an emergency, breaks the glass: that is reviewed.",
     Role.DEPLOYER: "Asks where the bytes of a model are, and reports what runs.",
     Role.SERVING: "Asks where the bytes of a model are, and nothing else.",
-    Role.AUDITOR: "A viewer who also reads the audit log, the grants, deliveries and metrics.",
+    Role.AUDITOR: "A viewer who also reads the audit log, the grants, endpoints, deliveries and metrics.",
     Role.ADMINISTRATOR: "Administers everything, and neither asks for a promotion nor decides on one.",
 }
 
@@ -90,7 +92,7 @@ ROLE_PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
     Role.RESPONDER: _VIEWER | {P.PROMOTIONS_ROLLBACK, P.PROMOTIONS_BREAK_GLASS},
     Role.DEPLOYER: frozenset({P.MODELS_RESOLVE, P.DEPLOYMENTS_READ, P.DEPLOYMENTS_REPORT}),
     Role.SERVING: frozenset({P.MODELS_RESOLVE}),
-    Role.AUDITOR: _VIEWER | {P.AUDIT_READ, P.DELIVERIES_READ, P.METRICS_READ, P.GRANTS_READ},
+    Role.AUDITOR: _VIEWER | {P.AUDIT_READ, P.ENDPOINTS_READ, P.DELIVERIES_READ, P.METRICS_READ, P.GRANTS_READ},
     Role.ADMINISTRATOR: frozenset(P)
     - {
         P.PROMOTIONS_REQUEST,
@@ -112,9 +114,15 @@ DENIED_WITH: Mapping[Role, frozenset[Permission]] = {
     Role.RESPONDER: frozenset({P.PROMOTIONS_BREAK_GLASS}),
     Role.DEPLOYER: frozenset({P.DEPLOYMENTS_REPORT}),
     Role.SERVING: frozenset({P.MODELS_RESOLVE}),
-    Role.AUDITOR: frozenset({P.AUDIT_READ, P.DELIVERIES_READ, P.METRICS_READ, P.GRANTS_READ}),
+    Role.AUDITOR: frozenset({P.AUDIT_READ, P.ENDPOINTS_READ, P.DELIVERIES_READ, P.METRICS_READ, P.GRANTS_READ}),
     Role.ADMINISTRATOR: frozenset(
-        {P.SERVER_ADMINISTER, P.POLICIES_ADMINISTER, P.GRANTS_ADMINISTER, P.IDENTITIES_ADMINISTER}
+        {
+            P.SERVER_ADMINISTER,
+            P.POLICIES_ADMINISTER,
+            P.ENDPOINTS_ADMINISTER,
+            P.GRANTS_ADMINISTER,
+            P.IDENTITIES_ADMINISTER,
+        }
     ),
 }
 """What a denial of a role takes away: what the role is for, and what rests on it. Who may not contribute cannot ask for
@@ -170,6 +178,8 @@ SCOPE_PERMISSIONS: Mapping[Scope, frozenset[Permission]] = {
             P.DEPLOYMENTS_READ,
             P.DEPLOYMENTS_REPORT,
             P.DELIVERIES_READ,
+            P.ENDPOINTS_READ,
+            P.ENDPOINTS_ADMINISTER,
             P.AUDIT_READ,
             P.METRICS_READ,
             P.GRANTS_READ,

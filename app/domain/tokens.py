@@ -48,7 +48,7 @@ SCOPE_MEANINGS: Mapping[Scope, str] = {
     Scope.REGISTRY: "register and read models and versions",
     Scope.PROMOTE: "ask for promotions and rollbacks, and follow them",
     Scope.APPROVE: "approve and reject promotions in your name",
-    Scope.RESOLVE: "ask where the bytes of a model are",
+    Scope.RESOLVE: "ask where the bytes of a model are, and read them",
     Scope.ADMIN: "administer: grants, identities, the audit log",
 }
 """What a person is told who decides whether a client may have it."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from app.domain.errors import Unavailable
 from app.embedded.connection import Connection
-from app.embedded.environment import DataFolder, bytecode_settings, child_environment, drop_short_directory
+from app.embedded.environment import DataFolder, bytecode_settings, child_environment, drop_short_directory, secret
 from app.embedded.guardian import FAREWELL
 from app.embedded.identity import (
     TOKEN_LIFETIME_S,
@@ -199,6 +199,7 @@ class Stack:
         )
 
     def _settings(self, cluster: Cluster) -> dict[str, str]:
+        webhook_key, _ = secret(self.plan.folder, "webhook.key", lambda: secrets.token_hex(32))
         return {
             "COUNTERSIGN_DATABASE_URL": cluster.url(),
             "COUNTERSIGN_PUBLIC_URL": self.plan.gateway,
@@ -208,6 +209,7 @@ class Stack:
             "COUNTERSIGN_ARTIFACTS_DESTINATION": str(self.plan.folder.artifacts),
             "COUNTERSIGN_DRAIN_S": "0",  # whoever stops it has no second one to turn to
             "COUNTERSIGN_WORKER_METRICS_PORT": str(self.plan.worker_metrics_port),
+            "COUNTERSIGN_WEBHOOK_KEY_FILE": str(webhook_key),
             **assertion_settings(self.plan.folder),
             **gateway_settings(self.plan.folder, self.plan.issuer),
         }

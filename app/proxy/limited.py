@@ -197,7 +197,7 @@ class Limited:
         captured = await ask()
         if captured.status == 200:
             if creates:
-                await self._contributing.created(principal, creates, captured.body, asked)
+                await self._contributing.created(principal, creates, captured.body, asked, exchange.workspace)
             if route.message and route.message.name in CHANGES_OWNERS:
                 await self._owning.note(principal, route.message.name, fields, captured.body, exchange.workspace)
             if route.message and route.message.name in MOVES_ALIASES:

@@ -26,6 +26,8 @@ from app.routers.services import Services, ServicesOf
 Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 
 _MARK = "__countersign_access__"
+REFUSED = "countersign.refused"
+"""Where a scope holds why it is refused already, by what stands before the application (``Refused``)."""
 _bearer = HTTPBearer(auto_error=False, description="An access token of a trusted issuer, or of ours.")
 _basic = HTTPBasic(auto_error=False, description="Any user name, and an access token of ours as the password.")
 
@@ -37,6 +39,14 @@ class _Access:
     is_public: bool = False
     permission: Permission | None = None
     somewhere: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a request is refused, and whose it is if that is known."""
+
+    error: Exception
+    principal: Principal | None
 
 
 def needs(permission: Permission, *, somewhere: bool = False) -> Callable[[Endpoint], Endpoint]:
@@ -74,6 +84,10 @@ async def _principal(
     _bearer_token: Annotated[object, Depends(_bearer)],
     _basic_token: Annotated[object, Depends(_basic)],
 ) -> Principal:
+    refused: Refused | None = request.scope.get(REFUSED)
+    if refused is not None:
+        request.state.principal = refused.principal
+        raise refused.error
     principal = await services.authentication.authenticate(request.scope)
     # For the error handler, which tells the audit log who was refused.
     request.state.principal = principal

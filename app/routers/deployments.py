@@ -1,4 +1,4 @@
-"""``/deployments`` and ``/deliveries``: what runs where, what deployers report, and what was sent to them."""
+"""``/deployments``: what runs where, and what deployers report."""
 
 from __future__ import annotations
 
@@ -8,15 +8,8 @@ from pydantic import ValidationError
 from app.domain.access import Permission
 from app.domain.errors import InvalidInput, NotAuthenticated
 from app.routers.access import CurrentPrincipal, GuardedRoute, needs, public
-from app.routers.schemas.deployments import (
-    DeliveryAnswer,
-    DeliveryDetail,
-    DeploymentAnswer,
-    StatusEvent,
-    Taken,
-    delivery_detail,
-)
-from app.routers.schemas.shared import Cursor, Limit, Page, read_cursor, write_cursor
+from app.routers.schemas.deployments import DeploymentAnswer, StatusEvent, Taken
+from app.routers.schemas.shared import Page
 from app.routers.services import ServicesOf
 
 router = APIRouter(route_class=GuardedRoute)
@@ -78,24 +71,3 @@ async def report_status(deployment_id: str, request: Request, services: Services
         raise InvalidInput("data.deployment_id", "expected the deployment that the address names")
     before, after = await services.deployments.report(deployment_id, event.data.report(), by=principal)
     return Taken(result="taken" if before != after else "ignored", phase=after.phase)
-
-
-@router.get("/deliveries", response_model=Page[DeliveryAnswer], tags=["deliveries"])
-@needs(Permission.DELIVERIES_READ)
-async def list_deliveries(
-    services: ServicesOf, target: str | None = None, limit: Limit = 50, cursor: Cursor = None
-) -> Page[DeliveryAnswer]:
-    """Newest first."""
-    found = await services.deliveries.page(before=read_cursor(cursor), limit=limit, target=target)
-    last = found[-1] if len(found) == limit else None
-    return Page[DeliveryAnswer](
-        items=[DeliveryAnswer.model_validate(delivery) for delivery in found],
-        next_cursor=write_cursor(last.created_at, last.id) if last else None,
-    )
-
-
-@router.get("/deliveries/{delivery_id}", response_model=DeliveryDetail, tags=["deliveries"])
-@needs(Permission.DELIVERIES_READ)
-async def get_delivery(delivery_id: str, services: ServicesOf) -> DeliveryDetail:
-    """One delivery with every attempt: what was sent, and what was answered."""
-    return delivery_detail(*await services.deliveries.get(delivery_id))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -46,15 +49,18 @@ class ProblemAnswer(BaseModel):
     detail: str
 
 
-def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems_documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """These statuses, as an operation declares them."""
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemAnswer"}}}
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
-PROBLEM_RESPONSES = _documented(400, 401, 403, 404, 405, 409, 413, 422, 429, 501, 503)
+PROBLEM_RESPONSES = problems_documented(400, 401, 403, 404, 405, 409, 413, 422, 429, 501, 503)
 """What any operation may answer beside what it says itself."""
 
 MAX_BODY_BYTES = 1024 * 1024
+_LONGEST_WORD = 100
+"""Of what is compared with what was meant."""
 PROBLEM = "urn:countersign:problem:"
 """What `type` begins with; docs/reference/problems.md tells of each."""
 
@@ -69,13 +75,26 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """A problem document. ``members`` are shown beside the standard ones."""
-    document = {"type": f"{PROBLEM}{slug}", "title": title, "status": status, "detail": detail}
     return JSONResponse(
-        document | {name: value for name, value in (members or {}).items() if name not in document},
+        _document(status, title, detail, slug=slug, members=members),
         status_code=status,
         media_type="application/problem+json",
         headers=dict(headers or {}),
     )
+
+
+def problem_document(
+    status: int, title: str, detail: str, *, slug: str, members: Mapping[str, object] | None = None
+) -> str:
+    """As ``problem_response``, for what is said in the middle of an answer."""
+    return json.dumps(_document(status, title, detail, slug=slug, members=members), ensure_ascii=False)
+
+
+def _document(
+    status: int, title: str, detail: str, *, slug: str, members: Mapping[str, object] | None
+) -> Mapping[str, object]:
+    document = {"type": f"{PROBLEM}{slug}", "title": title, "status": status, "detail": detail}
+    return document | {name: value for name, value in (members or {}).items() if name not in document}
 
 
 def install_problem_handlers(app: FastAPI) -> None:
@@ -148,14 +167,27 @@ async def _record_denial(request: Request, services: Services, error: Forbidden)
 
 async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    wrong = [
-        {"field": ".".join(str(part) for part in item["loc"][1:]) or str(item["loc"][0]), "expected": item["msg"]}
-        for item in error.errors()
-    ]
+    wrong = [{"field": _field(item["loc"]), "expected": _expected(item)} for item in error.errors()]
     detail = "; ".join(f"{item['field']}: {item['expected']}" for item in wrong)
     return problem_response(
         400, "The input is invalid", detail, slug="invalid-input", members={"errors": wrong, "field": wrong[0]["field"]}
     )
+
+
+def _field(loc: Sequence[str | int]) -> str:
+    """Where it is: of a parameter that may be repeated, not which one of them."""
+    of = loc[1:2] if loc[0] == "query" else loc[1:]
+    return ".".join(map(str, of)) or str(loc[0])
+
+
+def _expected(item: Mapping[str, Any]) -> str:
+    """What was expected; of a word that is misspelled, the right one first: the list may be long."""
+    said = str(item["msg"])
+    if item["type"] not in {"enum", "literal_error"} or not isinstance(item["input"], str):
+        return said
+    words = re.findall("'([^']*)'", item["ctx"]["expected"])
+    meant = difflib.get_close_matches(item["input"][:_LONGEST_WORD], words, 1)
+    return f"Did you mean '{meant[0]}'? {said}" if meant else said
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_UNLESS_SAID = (
+UNLESS_SAID = (
     (b"cache-control", b"private, no-cache"),
     (b"content-security-policy", b"frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -30,7 +30,7 @@ class ProtectiveHeaders:
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", ())]
                 said = {name.lower() for name, _ in headers}
-                message["headers"] = [*headers, *(pair for pair in _UNLESS_SAID if pair[0] not in said)]
+                message["headers"] = [*headers, *(pair for pair in UNLESS_SAID if pair[0] not in said)]
             await send(message)
 
         await self._application(scope, receive, send_protected)

@@ -17,9 +17,12 @@ from app.services.comments import Comments
 from app.services.delegations import Delegations
 from app.services.deliveries import Deliveries
 from app.services.deployments import Deployments
+from app.services.downloads import Downloads
 from app.services.drifts import Drifts
+from app.services.endpoints import Endpoints
 from app.services.events import Events
 from app.services.explaining import Explaining
+from app.services.following import Following
 from app.services.grants import Grants
 from app.services.health import Health
 from app.services.logins import Logins
@@ -28,9 +31,11 @@ from app.services.principals import Principals
 from app.services.promotions import Promotions
 from app.services.recording import AuditTrail
 from app.services.resolution import Resolver
+from app.services.resolution_memory import ResolutionMemory
 from app.services.reviews import Reviews
 from app.services.sessions import Sessions
 from app.services.sign_in import SignIn
+from app.services.storage_events import StorageEvents
 from app.services.throttling import Throttle
 from app.services.token_exchange import TokenExchange
 from app.services.tokens import Tokens
@@ -43,15 +48,20 @@ class Services:
     checks: Checks
     comments: Comments
     reviews: Reviews
+    storage_events: StorageEvents
     delegations: Delegations
     aliases: Aliases
     drifts: Drifts
     events: Events
     resolver: Resolver
+    resolutions: ResolutionMemory
+    following: Following
+    downloads: Downloads
     policies: Policies
     deployments: Deployments
     callbacks: Callbacks
     deliveries: Deliveries
+    endpoints: Endpoints
     audit: AuditTrail
     health: Health
     pages: BrowserPages

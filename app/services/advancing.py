@@ -142,6 +142,8 @@ class Advancing:
             after = replace(moved(before, State.APPLYING, at=self._clock.now()), due_at=None)
             await work.promotions.save(before, after)
             tell(work, "promotion.applying", after)
+            # From here on the alias is not remembered anywhere, until it is said where it is.
+            work.forget_resolutions(workspace=after.workspace, model=after.model)
             await work.commit()
         return after
 

@@ -14,6 +14,7 @@ from app.domain.grants import Resource
 from app.domain.history import Held
 from app.domain.names import check_alias, check_model, check_workspace, no_model
 from app.domain.promotions import AliasKey, Promotion
+from app.domain.verifying import Verification, against, key_of
 from app.ports import ModelRegistry
 from app.services.recording import UnitOfWorkFactory
 from app.services.resources import model_for
@@ -39,6 +40,9 @@ class AliasState:
     by: tuple[str, str] | None = None
     """Id and name of who asked for the promotion, or moved it."""
     drift: Drift | None = None
+    verification: Verification | None = None
+    """Whether the bytes of a holder by promotion are what was approved, where the present is asked for and it is known.
+    """
 
 
 class Aliases:
@@ -101,6 +105,7 @@ class Aliases:
         if holder is None or governing(await work.policies.in_force(), key, None) is None:
             return None
         promotion = await work.promotions.get(holder.promotion_id)
+        verification = await work.verifications.find(key_of(promotion))
         return AliasState(
             key,
             holder.version,
@@ -109,6 +114,7 @@ class Aliases:
             promotion_id=promotion.id,
             by=(promotion.requested_by, promotion.requested_by_name),
             drift=await work.drifts.find_open(key),
+            verification=against(verification, promotion.digest) if verification else None,
         )
 
     async def _at(self, work: UnitOfWork, key: AliasKey, at: datetime) -> AliasState | None:

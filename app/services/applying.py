@@ -9,24 +9,29 @@ down before, and is put back, the alias last.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from app.adapters.postgres.aliases import Holder
 from app.adapters.postgres.unit_of_work import UnitOfWork
+from app.domain.audit import SYSTEM_WORKER
 from app.domain.companions import Step, former_holder, steps_of
-from app.domain.deliveries import Delivery, DeliveryState
+from app.domain.deliveries import Cause, Delivery, Receiver, ReceiverKind
 from app.domain.deployments import Target, all_ready
+from app.domain.digests import Measured
 from app.domain.errors import CountersignError, NotFound, Unavailable, Unresolvable
-from app.domain.events import DEPLOYMENT_REQUESTED, deployment_requested
+from app.domain.events import DEPLOYMENT_REQUESTED, EventType, deployment_requested
 from app.domain.history import Held
 from app.domain.promotions import AliasKey, Kind, Promotion, State, moved
-from app.ports import Clock, ModelRegistry
+from app.domain.verifying import approved
+from app.ports import Clock, ModelRegistry, ResolversForgotten
 from app.services.drifts import end_by as end_drift_by
 from app.services.identifiers import new_id
+from app.services.manifests import Manifests
 from app.services.measuring import Measuring
 from app.services.pinning import Difference, Pinning
-from app.services.recording import UnitOfWorkFactory, alias_topic, tell
+from app.services.recording import UnitOfWorkFactory, alias_topic, emit, emit_deployment, said_of, tell
 
 
 class Applying:
@@ -38,6 +43,8 @@ class Applying:
         *,
         pinning: Pinning,
         measuring: Measuring,
+        forgotten: ResolversForgotten,
+        manifests: Manifests,
         public_url: str,
     ) -> None:
         self._unit_of_work = unit_of_work
@@ -45,6 +52,8 @@ class Applying:
         self._clock = clock
         self._pinning = pinning
         self._measuring = measuring
+        self._forgotten = forgotten
+        self._manifests = manifests
         self._public_url = public_url
 
     async def apply(self, promotion: Promotion) -> None:
@@ -53,31 +62,38 @@ class Applying:
         Raises:
             UpstreamUnavailable, Unavailable: try again later; the promotion is where it was.
         """
-        difference = await self._what_differs(promotion)
+        found = await self._found(promotion)
         # From here on one worker at a time: another, that was thought dead, must not undo what this one does. The lock
         # ends with the connection, and so with the worker; nobody but who applies this promotion waits for it.
         async with self._unit_of_work() as alone:
             await alone.promotions.lock_applying(promotion.id)
             if (await alone.promotions.get(promotion.id)).state is not State.APPLYING:
                 return
-            difference = difference or await self._move_alias(promotion) or await self._move_companions(promotion)
+            if isinstance(found, Difference):
+                await self._end(promotion, await self._undone(promotion, found))
+                return
+            difference = await self._move_alias(promotion) or await self._move_companions(promotion)
             if difference is None:
-                await self._finish(promotion)
+                await self._finish(promotion, found)
             else:
                 await self._end(promotion, await self._undone(promotion, difference))
 
-    async def _what_differs(self, promotion: Promotion) -> Difference | None:
-        """How model, version, holder or bytes differ from what was approved. To read the bytes may take long."""
+    async def _found(self, promotion: Promotion) -> Measured | Difference:
+        """What lies there, or how model, version, holder or bytes differ from what was approved.
+
+        To read the bytes may take long.
+        """
         _, difference = await self._pinning.difference(promotion)
         if difference:
             return difference
         try:
-            digest = (await self._measuring.again(promotion.id, promotion.uri)).digest
+            found = await self._measuring.again(promotion.id, promotion.uri)
         except (NotFound, Unresolvable) as gone:
             return Difference(gone.message)
-        if digest != promotion.digest:
-            return Difference(f"the artifacts changed: their digest is {digest}, approved was {promotion.digest}")
-        return None
+        if found.digest != promotion.digest:
+            return Difference(f"the artifacts changed: their digest is {found.digest}, approved was {promotion.digest}")
+        await self._manifests.keep(promotion.uri, found)
+        return found
 
     async def _move_alias(self, promotion: Promotion) -> Difference | None:
         """Compare at the last moment, set, read back. Repeating it after a crash finds the alias moved and goes on."""
@@ -190,8 +206,10 @@ class Applying:
             return False
         return True
 
-    async def _finish(self, promotion: Promotion) -> None:
+    async def _finish(self, promotion: Promotion, found: Measured) -> None:
         """The alias is where it should be: say so, and call the targets, all in one transaction."""
+        # Whoever is told that it is applied is never again answered what was remembered before.
+        await self._forgotten.wait()
         async with self._unit_of_work() as work:
             await work.promotions.lock_alias(promotion.key)
             before = await work.promotions.get(promotion.id, for_update=True)
@@ -203,19 +221,23 @@ class Applying:
             await work.aliases.put(
                 Holder(after.model, after.alias, after.to_version, after.id, since=now, workspace=after.workspace)
             )
+            await work.verifications.approve(approved(after, found, at=now))
             await self._write_history(work, after)
             await end_drift_by(work, after)
             if after.kind is Kind.BREAK_GLASS:
                 await work.reviews.open(after.id, after.key, at=now)
             tell(work, "promotion.applied", after)
+            if after.to_version != after.from_version:
+                tell_moved(work, after, after.key, version=after.to_version, before=after.from_version)
             await self._end_what_is_rolled_back(work, after)
             if after.policy.targets:
                 applied, after = after, moved(after, State.ROLLING_OUT, at=now)
                 await work.promotions.save(applied, after)
-                for name in after.policy.targets:
+                for name in sorted(after.policy.targets):  # so that no two wait for each other
                     await self._call(work, after, await work.targets.get(name))
                 tell(work, "promotion.rolling_out", after, targets=", ".join(after.policy.targets))
             work.announce(alias_topic(after.key))
+            work.forget_resolutions(workspace=after.workspace, model=after.model)
             await work.commit()
 
     async def _write_history(self, work: UnitOfWork, promotion: Promotion) -> None:
@@ -234,7 +256,9 @@ class Applying:
         if previous and former:
             key = AliasKey(promotion.workspace, promotion.model, previous)
             await work.promotions.lock_alias(key)
-            await work.history.add(replace(held, key=key, version=former, cause="companion"))
+            before = await work.history.last(key)
+            if await work.history.add(replace(held, key=key, version=former, cause="companion")):
+                tell_moved(work, promotion, key, version=former, before=before.version if before else None)
 
     async def _end_what_is_rolled_back(self, work: UnitOfWork, rollback: Promotion) -> None:
         if rollback.rolls_back is None:
@@ -249,6 +273,9 @@ class Applying:
     async def _call(self, work: UnitOfWork, promotion: Promotion, target: Target) -> None:
         """Count the target's generation up and write the message that tells it."""
         present = await work.deployments.find(model=promotion.model, target=target.name, workspace=promotion.workspace)
+        if present and present[0].is_open:
+            # What it was to run before is settled by this: nobody reports on that generation any more.
+            emit_deployment(work, EventType.DEPLOYMENT_SUPERSEDED, present[0], SYSTEM_WORKER, at=promotion.updated_at)
         deployment = await work.deployments.desire(
             new_id=new_id("dep"),
             target=target.name,
@@ -260,30 +287,31 @@ class Applying:
             promotion_id=promotion.id,
             at=promotion.updated_at,
         )
-        delivery_id = new_id("evt")
+        emit_deployment(work, EventType.DEPLOYMENT_DESIRED, deployment, SYSTEM_WORKER, at=promotion.updated_at)
+        message_id = new_id("evt")
         payload = deployment_requested(
-            event_id=delivery_id,
+            event_id=message_id,
             source=self._public_url,
             deployment=deployment,
             promotion=promotion,
             previous=present[0] if present else None,
             deadline_s=target.deadline_s,
         )
-        await work.deliveries.add(
-            Delivery(
-                id=delivery_id,
-                target=target.name,
-                event_type=DEPLOYMENT_REQUESTED,
-                subject=f"{target.name}/{deployment.resource}",
-                generation=deployment.generation,
-                payload=payload,
-                state=DeliveryState.PENDING,
-                attempts=0,
-                created_at=promotion.updated_at,
-                next_attempt_at=promotion.updated_at,
-            )
+        delivery = Delivery(
+            id=new_id("dlv"),
+            receiver=Receiver(ReceiverKind.TARGET, target.name),
+            lane=deployment.resource,
+            message_id=message_id,
+            event_type=DEPLOYMENT_REQUESTED,
+            subject=f"{target.name}/{deployment.resource}",
+            body=json.dumps(payload, ensure_ascii=False, separators=(",", ":")),
+            cause=Cause.DEPLOYMENT,
+            created_at=promotion.updated_at,
+            next_attempt_at=promotion.updated_at,
+            deployment_id=deployment.id,
+            generation=deployment.generation,
         )
-        await work.jobs.deliver(delivery_id)
+        await work.deliveries.add([delivery])
 
     async def _end(self, promotion: Promotion, difference: Difference) -> None:
         """*Stale* when everything is as it was, *failed* when it is not and a person must look."""
@@ -299,7 +327,21 @@ class Applying:
             if after.kind is Kind.BREAK_GLASS and after.alias_moved:
                 await work.reviews.open(after.id, after.key, at=after.updated_at)
             tell(work, f"promotion.{after.state}", after)
+            work.forget_resolutions(workspace=after.workspace, model=after.model)
             await work.commit()
+
+
+def tell_moved(work: UnitOfWork, promotion: Promotion, key: AliasKey, *, version: str, before: str | None) -> None:
+    """Say that a promotion had an alias change its holder: its own, or one that moves with it."""
+    is_its_own = key == promotion.key
+    known = {
+        **(said_of(promotion) if is_its_own else {"promotion": promotion.id, "kind": promotion.kind.value}),
+        "cause": "promotion" if is_its_own else "companion",
+        "version": version,
+        "from_version": before,
+        "by": promotion.requested_by_name,
+    }
+    emit(work, EventType.ALIAS_MOVED, subject=str(key), key=key, at=promotion.updated_at, known=known)
 
 
 async def settle_rollout(work: UnitOfWork, promotion_id: str, clock: Clock) -> None:

@@ -89,6 +89,7 @@ class Attributing:
                 # No policy protects it: a promotion of the time when one did does not stand behind its holder any more.
                 await work.aliases.remove(held.key)
                 work.announce(alias_topic(held.key))
+                work.forget_resolutions(workspace=held.key.workspace, model=held.key.model)
             await work.commit()
 
 

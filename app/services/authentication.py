@@ -128,6 +128,18 @@ class Authentication:
         check_request_origin(scope["method"], headers, self._public_url)
         return principal
 
+    def recall(self, fingerprint: bytes) -> Principal | None:
+        """Whose credential it is (``fingerprint_of``), if that is remembered and true at this moment."""
+        known = self._seen.get(fingerprint)
+        if (
+            known is not None
+            and known.epoch == self._freshness.epoch()
+            and known.until > time.monotonic()
+            and known.expires_at > self._clock.now().timestamp()
+        ):
+            return known.principal
+        return None
+
     async def _by_credential(
         self, credential: bytes, scope: Mapping[str, Any], *, is_session: bool = False
     ) -> Principal:
@@ -135,14 +147,8 @@ class Authentication:
         if is_session:
             fingerprint += _IN_COOKIE
         epoch = self._freshness.epoch()
-        known = self._seen.get(fingerprint)
-        if (
-            known is not None
-            and known.epoch == epoch
-            and known.until > time.monotonic()
-            and known.expires_at > self._clock.now().timestamp()
-        ):
-            return known.principal
+        if (principal := self.recall(fingerprint)) is not None:
+            return principal
         try:
             # A session is good in its cookie alone: there it is checked where the request comes from.
             verify = self._verify_session if is_session else self._verify
@@ -215,6 +221,17 @@ class Authentication:
         await self._audit.record_refused_credential(
             what=f"{scope['method']} {str(scope['path'])[:200]}", address=address, error=error
         )
+
+
+def fingerprint_of(headers: Headers) -> bytes | None:
+    """By what the credential of a program's request is remembered; none if there is none, or more than one."""
+    authorization = None
+    for name, value in headers:
+        if name == b"authorization":
+            if authorization is not None:
+                return None
+            authorization = value
+    return hashlib.sha256(authorization).digest() if authorization is not None else None
 
 
 def _authorization(headers: Headers) -> bytes | None:

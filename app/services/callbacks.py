@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.domain.errors import NotAuthenticated, NotFound
+import structlog
+
+from app.domain.errors import InvalidConfiguration, NotAuthenticated, NotFound
 from app.ports import SecretStore, SignatureVerifier
 from app.services.deployments import Deployments
+
+_log = structlog.stdlib.get_logger(__name__)
 
 
 class Callbacks:
@@ -23,8 +27,18 @@ class Callbacks:
         """
         refusal = NotAuthenticated("The signature does not verify.", error="invalid_token")
         try:
-            reference = await self._deployments.callback_secret_of(deployment_id)
+            references = await self._deployments.callback_secrets_of(deployment_id)
         except NotFound:
             raise refusal from None
-        if not self._signatures.verify(self._secrets.read(reference), headers, body):
+        if not any(self._is_signed_with(each, headers, body) for each in references):
             raise refusal
+
+    def _is_signed_with(self, reference: str, headers: Mapping[str, str], body: bytes) -> bool:
+        """During a rotation there are two: one that is gone, or not there yet, keeps the other not from counting."""
+        try:
+            secret = self._secrets.read(reference)
+        except InvalidConfiguration as error:
+            # The operator is told which, and the caller, who has proved nothing, is not.
+            _log.warning("callback_secret_missing", reason=error.message)
+            return False
+        return self._signatures.verify(secret, headers, body)

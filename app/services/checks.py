@@ -10,7 +10,7 @@ from app.domain.access import Permission, Principal, PrincipalKind, may, require
 from app.domain.audit import Entry
 from app.domain.checks import PostedCheck, Posting
 from app.domain.errors import Conflict, InvalidInput
-from app.domain.events import Event, EventType
+from app.domain.events import EventType, timestamp
 from app.domain.grants import DEFAULT_WORKSPACE, Resource
 from app.domain.names import check_model, check_version, check_workspace
 from app.domain.promotions import TAKES_NEWER, AliasKey, Promotion, no_promotion
@@ -20,7 +20,7 @@ from app.services.lifecycle import Lifecycle
 from app.services.measuring import Measuring
 from app.services.pinning import Pinning
 from app.services.promotions import READ_AT_ONCE
-from app.services.recording import EVENTS_TOPIC, UnitOfWorkFactory, actor_of, topic_of
+from app.services.recording import UnitOfWorkFactory, actor_of, emit, topic_of
 from app.services.resources import model_for
 
 _NO_ALIAS = ""
@@ -274,7 +274,16 @@ def _tell(work: UnitOfWork, posted: PostedCheck, principal: Principal, alias: st
         **({"expires_at": posted.expires_at.isoformat()} if posted.expires_at else {}),
     }
     work.record(Entry(posted.posted_at, actor_of(principal), EventType.CHECK_POSTED.value, posted.id, said))
+    known = {
+        "version": posted.version,
+        "check": posted.name,
+        "outcome": posted.outcome,
+        "message": posted.message,
+        "link": posted.link,
+        "digest": posted.digest,
+        "promotion": posted.promotion_id,
+        "expires_at": timestamp(posted.expires_at) if posted.expires_at else None,
+        "by": principal.name,
+    }
     key = AliasKey(posted.workspace, posted.model, alias)
-    data = {**said, "by": principal.name}
-    work.emit(Event(new_id("evn"), EventType.CHECK_POSTED, posted.id, posted.posted_at, key, data))
-    work.announce(EVENTS_TOPIC)
+    emit(work, EventType.CHECK_POSTED, subject=posted.id, key=key, at=posted.posted_at, known=known)

@@ -35,10 +35,12 @@ from app.domain.contributions import (
 from app.domain.errors import CountersignError
 from app.domain.grants import DEFAULT_WORKSPACE, fold
 from app.domain.promotions import Promotion
+from app.domain.registrations import is_prompt, registration_of
 from app.domain.routes import Guard, Ruling
 from app.ports import Clock
 from app.services.guarding import RegistryGuard
 from app.services.identifiers import new_id
+from app.services.noticing import notice
 from app.services.recording import UnitOfWorkFactory
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -111,7 +113,9 @@ class Contributing:
             await work.commit()
         return key
 
-    async def created(self, principal: Principal, creates: Hand, answer: bytes, asked: str | None) -> None:
+    async def created(
+        self, principal: Principal, creates: Hand, answer: bytes, asked: str | None, workspace: str
+    ) -> None:
         """Write down what MLflow has created. It has: a failure is logged, and changes nothing for the caller.
 
         Args:
@@ -119,9 +123,11 @@ class Contributing:
             creates: what.
             answer: what MLflow answered.
             asked: what ``asks`` returned.
+            workspace: where it was created.
         """
         try:
-            key, run_id = _read(creates, json.loads(answer))
+            found = json.loads(answer)
+            key, run_id = _read(creates, found)
             async with self._unit_of_work() as work:
                 now = self._clock.now()
                 await work.contributions.put(Contribution(creates, key, principal.id, principal.name, now))
@@ -129,6 +135,9 @@ class Contributing:
                     await work.contributions.pass_on(run_id, key)
                 if asked:
                     await work.contributions.answered(asked)
+                if creates is Hand.VERSION and not is_prompt(found["model_version"]):
+                    registered = registration_of(found["model_version"], workspace)
+                    await notice(work, [registered], at=now, by=principal.name)
                 await work.commit()
         except (CountersignError, ValueError, KeyError, TypeError) as error:
             _log.error(

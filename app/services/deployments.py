@@ -8,10 +8,11 @@ from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.access import Permission, Principal, holds_somewhere, may, require
 from app.domain.audit import Actor, Entry
 from app.domain.deployments import Deployment, Report, given_up, no_deployment, observed
+from app.domain.events import EventType
 from app.domain.grants import Resource
 from app.ports import Clock
 from app.services.applying import settle_rollout
-from app.services.recording import UnitOfWorkFactory, actor_of
+from app.services.recording import UnitOfWorkFactory, actor_of, emit_deployment
 from app.services.resources import model_for
 
 
@@ -51,11 +52,11 @@ class Deployments:
             deployment = await self._readable(work, principal, deployment_id)
             require(principal, Permission.DEPLOYMENTS_REPORT, await _resource(work, principal, deployment))
 
-    async def callback_secret_of(self, deployment_id: str) -> str:
-        """The reference of the secret with which the deployer signs. Raises ``NotFound``."""
+    async def callback_secrets_of(self, deployment_id: str) -> tuple[str, ...]:
+        """The references of the secrets with which the deployer may sign. Raises ``NotFound``."""
         async with self._unit_of_work() as work:
             deployment = await work.deployments.get(deployment_id)
-            return (await work.targets.get(deployment.target)).callback_secret
+            return (await work.targets.get(deployment.target)).callback_secrets
 
     async def of_promotion(self, principal: Principal, promotion_id: str) -> list[Deployment]:
         """Those that a promotion called last, and that the principal may know of."""
@@ -82,7 +83,7 @@ class Deployments:
                 return before, before
             await work.deployments.save(after)
             if after.phase is not before.phase:
-                work.record(self._entry(after, by))
+                _tell(work, after, by)
             await settle_rollout(work, after.promotion_id, self._clock)
             await work.commit()
         return before, after
@@ -96,7 +97,7 @@ class Deployments:
             return
         after = given_up(before, reason=reason, message=message, at=self._clock.now())
         await work.deployments.save(after)
-        work.record(self._entry(after))
+        _tell(work, after)
         await settle_rollout(work, after.promotion_id, self._clock)
 
     async def _readable(self, work: UnitOfWork, principal: Principal, deployment_id: str) -> Deployment:
@@ -105,23 +106,23 @@ class Deployments:
             raise no_deployment(deployment_id)
         return deployment
 
-    def _entry(self, deployment: Deployment, by: Principal | None = None) -> Entry:
-        details: Mapping[str, str | int] = {
-            "target": deployment.target,
-            "model": deployment.resource,
-            "version": deployment.version,
-            "generation": deployment.generation,
-            "promotion": deployment.promotion_id,
-            "reason": deployment.reason,
-            "message": deployment.message[:500],
-        }
-        return Entry(
-            at=deployment.updated_at,
-            actor=actor_of(by) if by else Actor(id=f"target:{deployment.target}", name=deployment.target),
-            action=f"deployment.{deployment.phase.value.lower()}",
-            object_id=deployment.id,
-            details=details,
-        )
+
+def _tell(work: UnitOfWork, deployment: Deployment, by: Principal | None = None) -> None:
+    """Write down, and say, what phase a deployment is in now. ``by``: who says so instead of its target."""
+    actor = actor_of(by) if by else Actor(id=f"target:{deployment.target}", name=deployment.target)
+    details: Mapping[str, str | int] = {
+        "target": deployment.target,
+        "model": deployment.resource,
+        "version": deployment.version,
+        "generation": deployment.generation,
+        "promotion": deployment.promotion_id,
+        "reason": deployment.reason,
+        "message": deployment.message[:500],
+    }
+    action = f"deployment.{deployment.phase.value.lower()}"
+    work.record(Entry(deployment.updated_at, actor, action, deployment.id, details))
+    if action in frozenset(EventType):
+        emit_deployment(work, EventType(action), deployment, actor, at=deployment.updated_at)
 
 
 async def _of(work: UnitOfWork, principal: Principal, found: list[Deployment]) -> list[Deployment]:

@@ -12,11 +12,10 @@ from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.access import Permission, Principal, may
 from app.domain.audit import SYSTEM_WORKER, Entry
 from app.domain.drifts import Drift, DriftEnd
-from app.domain.events import Event, EventType
+from app.domain.events import EventType
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.promotions import Kind, Promotion
-from app.services.identifiers import new_id
-from app.services.recording import EVENTS_TOPIC, UnitOfWorkFactory, alias_topic
+from app.services.recording import UnitOfWorkFactory, alias_topic, emit
 from app.services.resources import readable
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -56,8 +55,9 @@ def tell_of(work: UnitOfWork, drift: Drift, action: str, *, at: datetime, **deta
     }
     work.record(Entry(at, SYSTEM_WORKER, action, drift.id, said))
     if action in frozenset(EventType):
-        work.emit(Event(new_id("evn"), EventType(action), drift.id, at, drift.key, said))
-        work.announce(EVENTS_TOPIC)
+        kind = EventType(action)
+        known = {**said, "drift": drift.id, "promotion": drift.holding, "ended_by": drift.ended_by}
+        emit(work, kind, subject=drift.id, key=drift.key, at=at, known=known)
     work.announce(alias_topic(drift.key))
 
 

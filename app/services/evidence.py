@@ -16,7 +16,7 @@ from app.domain.errors import NotFound, TooLarge, Unresolvable
 from app.domain.formats import PICKLES, START, format_of
 from app.domain.mlmodel import LONGEST_TEXT, facts_of, python_of, requirements_of
 from app.domain.promotions import AliasKey
-from app.domain.storage import physical_uri
+from app.domain.storage import Storage
 from app.ports import LoggedModelDetails, ModelRegistry, ObjectStore, RunDetails, VersionDetails
 
 LooseReader = Callable[[bytes], object]
@@ -93,12 +93,12 @@ class Evidence:
     """Args: read_yaml: reads a file that anybody may have written."""
 
     def __init__(
-        self, registry: ModelRegistry, store: ObjectStore, read_yaml: LooseReader, *, artifacts_destination: str
+        self, registry: ModelRegistry, store: ObjectStore, read_yaml: LooseReader, *, storage: Storage
     ) -> None:
         self._registry = registry
         self._store = store
         self._read_yaml = read_yaml
-        self._destination = artifacts_destination
+        self._storage = storage
 
     async def of(self, asked: Asked, *, wanted: Collection[str] | None = None) -> Mapping[str, object]:
         """The facts, as JSON. What is not known is left out.
@@ -169,7 +169,7 @@ class Evidence:
         if not needs.files:
             return _Side({})
         try:
-            uri = physical_uri(source_uri, destination=self._destination, workspace=key.workspace)
+            uri = self._storage.physical_uri(source_uri, workspace=key.workspace)
             files = await self._store.stored(uri)
             starts = await self._starts(uri, files) if needs.formats else {}
             facts = await self._mlmodel(uri, {file.path for file in files}, known)
@@ -197,7 +197,7 @@ class Evidence:
                 _clean(line) for line in requirements_of(requirements.decode(errors="replace"))
             ]
         facts["environment"] = environment | ({"python": python} if python else {})
-        return _cleaned(facts)
+        return cleaned(facts)
 
     async def _document(self, text: bytes | None) -> object:
         return None if text is None else await asyncio.to_thread(self._read_yaml, text)
@@ -399,16 +399,16 @@ def _clean(text: str) -> str:
     return text[:LONGEST_TEXT].replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
-def _cleaned(value: Value) -> Value:
-    """With every text in it clean."""
-    cleaned: object = value
+def cleaned(value: Value) -> Value:
+    """With every text in it as any database keeps it."""
+    result: object = value
     if isinstance(value, str):
-        cleaned = _clean(value)
+        result = _clean(value)
     elif isinstance(value, dict):
-        cleaned = {_clean(str(name)): _cleaned(each) for name, each in value.items()}
+        result = {_clean(str(name)): cleaned(each) for name, each in value.items()}
     elif isinstance(value, list):
-        cleaned = [_cleaned(each) for each in value]
-    return cleaned  # type: ignore[return-value]  # of the same shape
+        result = [cleaned(each) for each in value]
+    return result  # type: ignore[return-value]  # of the same shape
 
 
 def _present(values: Mapping[str, object]) -> Facts:

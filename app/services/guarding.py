@@ -21,15 +21,15 @@ from app.domain.grants import model as model_called
 from app.domain.names import check_alias, check_experiment, check_identifier, check_model, check_version
 from app.domain.policies import Policy, policy_for
 from app.domain.promotions import OPEN, AliasKey, Kind, Promotion, State
+from app.domain.registrations import PROMPT_MARK
 from app.domain.routes import Done, Forward, Guard, Ruling
 from app.domain.storage import ancestors, artifact_root, in_workspace, paths_below
 from app.domain.verdicts import Deny
 from app.ports import ModelRegistry, RegisteredModel
 from app.services.holders import AliasHolder, AliasHoldersInMlflow
 from app.services.promotions import Promotions
-from app.services.recording import UnitOfWorkFactory
+from app.services.recording import UNGOVERNED_MOVES, UnitOfWorkFactory
 
-PROMPT_MARK = "mlflow.prompt.is_prompt"
 PROMPT_CONTENT = frozenset(
     {
         PROMPT_MARK,
@@ -152,6 +152,7 @@ class RegistryGuard:
         if policy is None:
             await self._not_a_companion(key)
             await self._require_on(principal, model, alias, workspace)
+            await self._tell_of_move(key)
             return Forward()
         if await self._holds(key, version):
             return Done()
@@ -190,6 +191,7 @@ class RegistryGuard:
         if policy is None:
             await self._not_a_companion(key)
             await self._require_on(principal, model, alias, workspace)
+            await self._tell_of_move(key)
             return Forward()
         async with self._unit_of_work() as work:
             holder = await work.aliases.get(key)
@@ -199,6 +201,12 @@ class RegistryGuard:
             policy=policy.name,
             promotion=holder.promotion_id if holder else None,
         )
+
+    async def _tell_of_move(self, key: AliasKey) -> None:
+        """Have no gateway remember where MLflow is about to move the alias from."""
+        async with self._unit_of_work() as work:
+            work.announce(f"{UNGOVERNED_MOVES}:{key.workspace}/{key.model}")
+            await work.commit()
 
     async def _not_a_companion(self, key: AliasKey) -> None:
         """An alias that a policy moves together with a protected one moves with it alone."""

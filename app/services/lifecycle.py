@@ -24,11 +24,12 @@ from app.domain.assessing import (
     what_changed,
 )
 from app.domain.audit import SYSTEM_WORKER, Actor
-from app.domain.promotions import TAKES_NEWER, Outcome, Promotion, State, moved, voided
+from app.domain.events import EventType
+from app.domain.promotions import TAKES_NEWER, Decision, Outcome, Promotion, State, moved, voided
 from app.ports import Clock
 from app.services.cases import Cases, checks_of
 from app.services.examining import looks_at_facts
-from app.services.recording import tell
+from app.services.recording import emit_of, tell
 
 TURN_WAIT = timedelta(seconds=1)
 """How soon to look again when another promotion of the alias is being applied."""
@@ -47,7 +48,13 @@ class Lifecycle:
         return assess(await self.cases.of(work, promotion, at=self._clock.now()))
 
     async def settle(
-        self, work: UnitOfWork, promotion: Promotion, *, actor: Actor = SYSTEM_WORKER, begins_next: bool = False
+        self,
+        work: UnitOfWork,
+        promotion: Promotion,
+        *,
+        actor: Actor = SYSTEM_WORKER,
+        begins_next: bool = False,
+        decision: Decision | None = None,
     ) -> tuple[Promotion, tuple[RuleStatus, ...]]:
         """Move a promotion that waits on, as far as its rules let it. Part of the caller's transaction.
 
@@ -56,6 +63,7 @@ class Lifecycle:
             promotion: as it is written now.
             actor: who had this happen.
             begins_next: the caller is the worker, and begins at once what may begin: it needs no other job for it.
+            decision: the one that had this happen; it is told what is still missing.
 
         Returns:
             The promotion as it is now, and how its rules stand.
@@ -70,6 +78,8 @@ class Lifecycle:
         after = _reminded(after, now)
         after = replace(after, due_at=_due(after, statuses, now) if state in TAKES_NEWER else None)
         await self._write(work, promotion, after)
+        if decision:
+            _tell_of(work, promotion, decision, statuses, actor)
         if after.reminded > promotion.reminded:
             tell(work, "promotion.reminder", after, waits_for=waits_for(statuses))
         if state is not promotion.state:
@@ -121,6 +131,20 @@ class Lifecycle:
             tell(work, "promotion.approvals_void", after, void=why)
         await work.evidence.put(promotion.id, taken)
         return after
+
+
+def _tell_of(
+    work: UnitOfWork, promotion: Promotion, decision: Decision, statuses: tuple[RuleStatus, ...], actor: Actor
+) -> None:
+    """Say who has decided what, and how many are still missing: those who wait for the rest hear it one by one."""
+    said = {
+        "outcome": decision.outcome.value,
+        "comment": decision.reason,
+        "on_behalf_of": decision.on_behalf_of[1] if decision.on_behalf_of else None,
+        "missing": sum(status.missing for status in statuses),
+        "waits_for": waits_for(status for status in statuses if status.gate is Gate.APPROVAL),
+    }
+    emit_of(work, EventType.DECIDED, promotion, actor, said)
 
 
 def _due(promotion: Promotion, statuses: tuple[RuleStatus, ...], now: datetime) -> datetime | None:

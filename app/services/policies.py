@@ -11,6 +11,7 @@ from app.domain.access import Permission, Principal, may, require
 from app.domain.audit import OPERATOR, Actor, Entry
 from app.domain.differences import Change
 from app.domain.errors import InvalidInput, NotFound, PreconditionFailed
+from app.domain.events import OF_NO_MODEL, EventType
 from app.domain.grants import DEFAULT_WORKSPACE, is_pattern
 from app.domain.names import check_model, check_workspace, no_model
 from app.domain.policies import DEFAULT_POLICY, CheckKind, Choice, Policy, choose
@@ -25,7 +26,7 @@ from app.domain.policies.satisfying import (
 )
 from app.domain.sources import check_texts
 from app.ports import Clock, Expressions, WindowCalendar
-from app.services.recording import UnitOfWorkFactory, actor_of
+from app.services.recording import UnitOfWorkFactory, actor_of, emit
 from app.services.resources import model_for, models_for
 
 
@@ -297,6 +298,7 @@ class Policies:
                 written.append(await self._end(work, present, actor=actor, by=by))
             else:
                 written.append(await self._write(work, present, each, actor=actor, by=by))
+        work.forget_resolutions()
         return written
 
     async def _write(
@@ -312,6 +314,7 @@ class Policies:
         work.record(Entry(now, actor, "policy.revised", _object_id(added), {"document": added.document}))
         action = f"revision {added.number}" if before else "created"
         outcome = PolicyOutcome.REVISED if before else PolicyOutcome.CREATED
+        _tell(work, added, outcome, actor)
         return Written(outcome, added, Change("Policy", policy.name, action, old, new))
 
     async def _end(self, work: UnitOfWork, present: Revision, *, actor: Actor, by: str) -> Written:
@@ -321,9 +324,15 @@ class Policies:
         now, policy = self._clock.now(), present.policy
         ended = await work.policies.retire(policy, at=now, by=by)
         work.record(Entry(now, actor, "policy.retired", _object_id(ended), {"document": ended.document}))
+        _tell(work, ended, PolicyOutcome.RETIRED, actor)
         return Written(
             PolicyOutcome.RETIRED, ended, Change("Policy", policy.name, "retired", short_document_of(policy))
         )
+
+
+def _tell(work: UnitOfWork, revision: Revision, outcome: PolicyOutcome, actor: Actor) -> None:
+    known = {"policy": revision.name, "revision": revision.number, "outcome": outcome.value, "by": actor.name}
+    emit(work, EventType.POLICY_CHANGED, subject=revision.name, key=OF_NO_MODEL, at=revision.created_at, known=known)
 
 
 def _is_same(before: Policy | None, after: Policy) -> bool:

@@ -48,8 +48,8 @@ from app.domain.promotions import (
     no_promotion,
 )
 from app.domain.roles import scopes_with
-from app.domain.storage import artifact_root
 from app.domain.verdicts import ALLOW, Deny, Verdict
+from app.domain.verifying import check_as_approved, key_of
 from app.ports import Changes, Clock
 from app.services.delegations import stood_in_for
 from app.services.examining import Examining
@@ -181,6 +181,7 @@ class Promotions:
             Forbidden: the principal does not roll this alias back.
             NotFound: no promotion of ours put the present holder there, or none before it.
             Conflict: the version to go back to is not what it was.
+            BytesChanged: its bytes are not, or are gone, as was seen when they were last looked at.
         """
         key = check_alias_key(AliasKey(workspace, model, alias))
         async with self._unit_of_work() as work:
@@ -190,6 +191,7 @@ class Promotions:
                 return earlier, False
             in_force = await work.policies.in_force()
             undone, last = await _last_two(work, key)
+            verification = await work.verifications.find(key_of(last)) if last else None
         registered = await self._pinning.model(key)
         policy = self._pinning.policy(in_force, key, registered)
         if undone is None or policy is None:
@@ -201,6 +203,7 @@ class Promotions:
         need_reason(policy, ReasonFor.ROLLBACK, reason)
         if last is None:
             raise NotFound(f"Alias {alias} of model {key.resource} had no holder before version {undone.to_version}.")
+        check_as_approved(verification, last.digest)
         pinned = await self._pinning.pin(key, last.to_version, registered)
         wanted = Wanted(key, last.to_version, reason)
         drafted = self.draft(Kind.ROLLBACK, wanted, policy, pinned, by=principal, rolls_back=undone.id)
@@ -416,7 +419,7 @@ class Promotions:
                 await work.principals.learn(principal.identity, said_at=said_at)
             for_whom = {"on_behalf_of": decision.on_behalf_of[1]} if decision.on_behalf_of else {}
             tell(work, _DECIDED[outcome], after, actor=actor_of(principal), comment=reason, **for_whom)
-            after, _ = await self._lifecycle.settle(work, after, actor=actor_of(principal))
+            after, _ = await self._lifecycle.settle(work, after, actor=actor_of(principal), decision=decision)
             await work.commit()
         return after
 
@@ -603,8 +606,7 @@ class Promotions:
             if existing and not _is_overtaken(existing, promotion):
                 return existing, False
             await self._replace_waiting(work, promotion)
-            root = artifact_root(promotion.source_uri, workspace=promotion.workspace)
-            await work.promotions.add(promotion, artifact_root=root)
+            await work.promotions.add(promotion)
             if draft.taken:
                 promotion = await self._lifecycle.examined(work, promotion, draft.taken)
             details: Mapping[str, str | None] = {

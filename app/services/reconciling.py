@@ -21,6 +21,7 @@ from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.audit import SYSTEM_WORKER, Entry
 from app.domain.drifts import NOBODY, Drift, DriftEnd, Sight, expected, governing, next_attempt
 from app.domain.errors import CountersignError, NotFound, Unavailable
+from app.domain.events import EventType
 from app.domain.history import Held
 from app.domain.policies import OnDrift, Policy
 from app.domain.promotions import OPEN, AliasKey, State
@@ -28,7 +29,7 @@ from app.ports import Clock, ModelRegistry, RegisteredModel
 from app.services.drifts import end, tell_of
 from app.services.identifiers import new_id
 from app.services.promotions import Promotions
-from app.services.recording import UnitOfWorkFactory, alias_topic
+from app.services.recording import UnitOfWorkFactory, alias_topic, emit
 from app.telemetry import DRIFTS
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -288,6 +289,8 @@ class Reconciling:
             await self._registry.delete_alias(key.model, key.alias, key.workspace)
             gone = _held(key, Sight(None, model.created_at), cause="restored", at=now)
             await work.history.add(gone.by(SYSTEM_WORKER.id, SYSTEM_WORKER.name))
+            known = {"cause": "restored", "from_version": drift.seen.version, "by": SYSTEM_WORKER.name}
+            emit(work, EventType.ALIAS_MOVED, subject=str(key), key=key, at=now, known=known)
             await end(work, drift, DriftEnd.RESTORED, at=now)
             await work.commit()
 

@@ -214,14 +214,15 @@ def cases(size: Size) -> Mapping[str, Case]:
         "last good holder": holder_before,
         "moves of an alias": lambda work: work.promotions.history(hot),
         "moves of an alias, deep": lambda work: work.promotions.history(hot, until=size.at(size.promotions // 100)),
-        "promotion that holds a version": lambda work: work.promotions.approved_promotion_of(
-            "default", hot.model, str(size.promotions // 50 * 50 - 5000)
-        ),
         "sweep: due": lambda work: work.promotions.due(size.at(size.promotions // 2)),
         "sweep: applying": lambda work: work.promotions.unsettled([State.APPLYING], untouched_since=now),
         "sweep: rolling out": lambda work: work.promotions.unsettled([State.ROLLING_OUT], untouched_since=now),
         "sweep: counts": lambda work: work.promotions.counts(),
         "holder of an alias": lambda work: work.aliases.get(hot),
+        "what resolves of an alias": lambda work: work.resolutions.of_alias(hot),
+        "what resolves of a version": lambda work: work.resolutions.of_version(
+            "default", hot.model, str(size.promotions // 50 * 50 - 5000)
+        ),
         "governs a version": lambda work: work.aliases.governing_version("default", [hot.model], "1"),
         "governs a model": lambda work: work.aliases.governing_model("default", [usual.model.upper()]),
         "governs the model promoted most": lambda work: work.aliases.governing_model("default", [hot.model]),

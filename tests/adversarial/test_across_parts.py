@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from copy import copy
+from pathlib import Path
 from types import SimpleNamespace
 
+import asyncpg
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
 
 from app.adapters.secrets import Secrets
-from app.adapters.webhook_signatures import StandardWebhooks
+from app.adapters.webhook_signatures import StandardWebhooks, signatures
 from app.domain.errors import NotAuthenticated
 from app.domain.identity import Verified
 from app.domain.problems import challenge
@@ -175,6 +179,53 @@ async def test_a_report_that_nobody_signed_is_recorded(door: Door) -> None:
     (entry,) = (await door.audit())[before:]
     assert (entry["action"], entry["object"]) == ("authentication.refused", "POST /deployments/dep_1/status")
     assert "made-up" not in str(entry)
+
+
+async def test_during_a_rotation_a_report_is_signed_with_either_secret_and_with_no_other(
+    door: Door, tmp_path: Path
+) -> None:
+    """The newer secret by HMAC, the older a public ed25519 key; and one of them may not be there yet, or any more."""
+    hmac = "whsec_" + base64.b64encode(b"n" * 32).decode()
+    private = Ed25519PrivateKey.from_private_bytes(b"o" * 32)
+    ed25519 = "whsk_" + base64.b64encode(private.private_bytes_raw()).decode()
+    public = "whpk_" + base64.b64encode(private.public_key().public_bytes_raw()).decode()
+    newer, older = tmp_path / "newer", tmp_path / "older"
+    connection = await asyncpg.connect(door.database_url)
+    # Without the promotion that there would be: what is asked here is who signed.
+    await connection.execute("SET session_replication_role = replica")
+    await connection.execute(
+        "INSERT INTO targets (name, url, secrets, callback_secrets, allowed_networks, deadline_s, updated_at) "
+        "VALUES ('rotating', 'http://x', ARRAY['env:NONE'], $1, ARRAY[]::text[], 900, now())",
+        [f"file:{newer}", f"file:{older}"],
+    )
+    await connection.execute(
+        "INSERT INTO deployments (id, target, model, generation, version, uri, digest, promotion_id, phase, reason, "
+        "message, observed_generation, sequence, requested_at, updated_at) "
+        "VALUES ('dpl_rotating', 'rotating', 'm', 1, '1', '', '', 'p', 'Requested', '', '', 0, 0, now(), now())"
+    )
+    await connection.close()
+    callbacks = Callbacks(Deployments(door.database.unit_of_work, door.clock), Secrets(), StandardWebhooks())
+
+    async def is_taken(secret: str) -> bool:
+        now, body = int(time.time()), "{}"
+        signed = {
+            "webhook-id": "m",
+            "webhook-timestamp": str(now),
+            "webhook-signature": signatures((secret,), "m", now, body),
+        }
+        try:
+            await callbacks.verify("dpl_rotating", signed, body.encode())
+        except NotAuthenticated:
+            return False
+        return True
+
+    assert [await is_taken(each) for each in (hmac, ed25519)] == [False, False]  # neither is there
+    older.write_text(public)
+    assert [await is_taken(each) for each in (hmac, ed25519)] == [False, True]
+    newer.write_text(hmac)
+    assert [await is_taken(each) for each in (hmac, ed25519)] == [True, True]
+    older.unlink()
+    assert [await is_taken(each) for each in (hmac, ed25519)] == [True, False]
 
 
 async def test_of_two_who_redeem_one_code_at_once_one_wins_and_the_login_ends(door: Door) -> None:

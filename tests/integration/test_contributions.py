@@ -28,6 +28,7 @@ from app.domain.errors import Unavailable
 from app.domain.policies import DEFAULT_POLICY
 from app.domain.promotions import Kind, Promotion
 from app.domain.routes import Guard
+from app.domain.storage import Storage
 from app.services.contributing import REMEMBERED_FOR, Contributing
 from tests.platform import PATIENCE_S, Countersign, MlflowServer, until
 from tests.principals import ISSUER, principal
@@ -72,6 +73,7 @@ def promotion(
         run_id=run_id,
         source_uri=source_uri,
         uri="file:///a/",
+        artifact_root=Storage("/a").artifact_root(source_uri),
         digest="sha256:" + "0" * 64,
         policy=DEFAULT_POLICY,
         requested_by=f"{ISSUER}|viewer",
@@ -221,7 +223,9 @@ def test_who_hangs_up_before_mlflow_answers_is_an_author_all_the_same(
 
     until(is_told, "the author of the version")
     (run,) = mlflow_server.call("POST", "runs/search", {"experiment_ids": [experiment]})["runs"]
-    about = promotion(to_version="1", version_created_at=1, run_id=run["info"]["run_id"], source_uri="")
+    about = promotion(
+        to_version="1", version_created_at=1, run_id=run["info"]["run_id"], source_uri="mlflow-artifacts:/x"
+    )
     created = "created the run that version 1 comes from"
     until(lambda: created in involved(service, about).barred.values(), "the author of the run")
 

@@ -473,7 +473,8 @@ async def test_any_time_has_an_answer_also_when_the_clock_was_set_back(scene: Sc
 
 
 def event(key: AliasKey, at: datetime) -> Event:
-    return Event(new_id("evn"), EventType.COMMENTED, new_id("prm"), at, key)
+    data = {"policy": "some", "revision": 2, "outcome": "revised", "by": "ann"}
+    return Event(new_id("evn"), EventType.POLICY_CHANGED, "some", at, key, data)
 
 
 async def test_no_event_is_seen_after_one_with_a_larger_number(scene: Scene) -> None:

@@ -481,6 +481,9 @@ async def test_the_last_ones_can_be_had_first(scene: Scene) -> None:
     assert (await scene.get("/events", model="no-such-model")).json()["items"] == []
     assert (await scene.get("/events", model=model, workspace="elsewhere")).json()["items"] == []
     assert (await scene.get("/events", model="a\0b")).status_code == 400
+    misspelled = (await scene.get("/events", type=["alias.moved", "version.registerd"])).json()
+    assert misspelled["field"] == "type"
+    assert misspelled["detail"].startswith("type: Did you mean 'version.registered'?")
 
 
 async def test_schemas_are_for_everybody(scene: Scene) -> None:

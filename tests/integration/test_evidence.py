@@ -22,6 +22,7 @@ from app.domain.access import Principal
 from app.domain.errors import NotFound, Unresolvable
 from app.domain.facts import FACTS
 from app.domain.promotions import AliasKey
+from app.domain.storage import Storage
 from app.ports import Judged
 from app.services.evidence import Asked, Evidence, Known
 from tests.facts import is_of
@@ -58,7 +59,7 @@ class NoAssertion:
 @pytest.fixture
 async def evidence(mlflow_server: MlflowServer) -> AsyncIterator[Evidence]:
     registry = MlflowRegistry([mlflow_server.url], NoAssertion())
-    yield Evidence(registry, ObjectStores(), load_or_nothing, artifacts_destination=str(mlflow_server.artifacts))
+    yield Evidence(registry, ObjectStores(), load_or_nothing, storage=Storage(str(mlflow_server.artifacts)))
     await registry.close()
 
 

@@ -250,9 +250,9 @@ def deployed(database: psycopg.Connection[Any], model: str, promotion: str, secr
     name = f"dpl_{uuid.uuid4().hex}"
     secret.write_text("whsec_" + base64.b64encode(b"0" * 24).decode())
     database.execute(
-        "INSERT INTO targets (name, url, secret, callback_secret, allow_private_network, deadline_s, updated_at) "
-        "VALUES ('limited', 'http://x', %(file)s, %(file)s, true, 900, now()) ON CONFLICT DO NOTHING",
-        {"file": f"file:{secret}"},
+        "INSERT INTO targets (name, url, secrets, callback_secrets, allowed_networks, deadline_s, updated_at) "
+        "VALUES ('limited', 'http://x', %(files)s, %(files)s, ARRAY['private'], 900, now()) ON CONFLICT DO NOTHING",
+        {"files": [f"file:{secret}"]},
     )
     database.execute(
         "INSERT INTO deployments (id, target, model, generation, version, uri, digest, promotion_id, phase, reason, "

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import os
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from moto.server import ThreadedMotoServer
 
 from app.adapters.object_store import ObjectStores
 from app.domain.digests import FileDigest, StoredFile, tree_digest
-from app.domain.errors import TooLarge, Unavailable, Unresolvable
+from app.domain.errors import ArtifactsUnreadable, NoArtifacts, TooLarge, Unavailable, Unresolvable
 
 FILES = {
     "MLmodel": b"flavors: {}\n",
@@ -247,6 +248,46 @@ async def test_a_folder_that_became_a_link_is_not_followed(folder: Path, local: 
         await digests(store, local, listed)
 
 
+async def test_no_link_is_followed_below_the_artifacts_destination(folder: Path, local: str) -> None:
+    destination = folder.parent / "destination"
+    (destination / "1").mkdir(parents=True)
+    for link, inner in (("m-1", ""), ("1/m-2", ""), ("up", f"/{folder.name}")):
+        (destination / link).symlink_to(folder.parent if inner else folder)
+        uri = f"file://{destination}/{link}{inner}/"
+        for given in (str(destination), f"file://{destination}"):
+            store = ObjectStores(given)
+            for look in (store.stored(uri), store.find(uri, "MLmodel"), store.read(uri, "MLmodel", limit=100)):
+                with pytest.raises(Unresolvable, match="a symbolic link"):
+                    await look
+    # How one comes to the destination itself is the operator's.
+    (folder.parent / "mounted").symlink_to(folder.parent)
+    given = f"{folder.parent}/mounted"
+    assert set(await ObjectStores(given).files(f"file://{given}/{folder.name}/")) == EXPECTED
+
+
+async def test_a_tree_that_is_too_deep_is_none_that_can_be_approved(folder: Path, local: str) -> None:
+    """Were that an obstacle alone, who adds it could keep anybody from seeing what else was changed."""
+    inner = os.open(folder, os.O_RDONLY)
+    for _ in range(25):
+        os.mkdir("d" * 200, dir_fd=inner)
+        inner, outer = os.open("d" * 200, os.O_RDONLY, dir_fd=inner), inner
+        os.close(outer)
+    os.close(inner)
+    with pytest.raises(Unresolvable, match="a path of 1205 bytes"):
+        await ObjectStores().stored(local)
+    shutil.rmtree(folder)
+
+
+async def test_an_object_that_is_named_like_a_folder_and_holds_something_is_refused(bucket: str, s3: Any) -> None:
+    s3.put_object(Bucket="models", Key="1/artifacts/evil.py/", Body=b"import os")
+    with pytest.raises(Unresolvable, match="not a plain path"):
+        await ObjectStores().stored(bucket)
+    s3.delete_object(Bucket="models", Key="1/artifacts/evil.py/")
+    s3.put_object(Bucket="models", Key="1/artifacts/", Body=b"import os")
+    with pytest.raises(Unresolvable, match="not a plain path"):
+        await ObjectStores().stored(bucket)
+
+
 async def test_what_is_no_file_is_refused_and_not_waited_for(folder: Path, local: str) -> None:
     store = ObjectStores()
     listed = await store.stored(local)
@@ -317,7 +358,7 @@ async def test_who_no_longer_waits_leaves_no_thread_behind(folder: Path, local: 
 
 @pytest.mark.parametrize("uri", ["s3://models/2/artifacts/", "s3://no-such-bucket/1/artifacts/"])
 async def test_what_is_not_in_s3_is_said(bucket: str, uri: str) -> None:
-    with pytest.raises(Unresolvable, match=uri):
+    with pytest.raises(NoArtifacts, match=uri):
         await ObjectStores().files(uri)
 
 
@@ -347,15 +388,20 @@ class SmallS3(BaseHTTPRequestHandler):
     sha256 = TRUE_SUM
     status = 200
     short = 0
+    region = "us-east-1"
     seen: list[str]
 
     def do_HEAD(self) -> None:
+        if self.is_elsewhere():
+            return
         self.seen.append("HEAD")
         if self.headers["x-amz-checksum-mode"] != "ENABLED":
             raise AssertionError("nobody asked for the checksum")
         self.answer(b"", **{"x-amz-checksum-sha256": self.sha256, "x-amz-checksum-type": self.kind})
 
     def do_GET(self) -> None:
+        if self.is_elsewhere():
+            return
         if "versioning" in self.path:
             self.answer(b"<Error><Code>AccessDenied</Code></Error>", status=403)
         elif "list-type=2" in self.path:
@@ -368,6 +414,15 @@ class SmallS3(BaseHTTPRequestHandler):
         else:
             self.seen.append("GET")
             self.answer(CONTENT[: len(CONTENT) - self.short], status=self.status)
+
+    def is_elsewhere(self) -> bool:
+        """As S3 answers what was signed for another region than that of the bucket."""
+        if f"/{self.region}/s3/" in self.headers["Authorization"]:
+            return False
+        self.seen.append("elsewhere")
+        body = f"<Error><Code>AuthorizationHeaderMalformed</Code><Region>{self.region}</Region></Error>".encode()
+        self.answer(body, status=400, **{"x-amz-bucket-region": self.region})
+        return True
 
     def answer(self, body: bytes, status: int = 200, **headers: str) -> None:
         self.send_response(status)
@@ -428,3 +483,28 @@ async def test_an_object_that_is_shorter_than_it_was_listed_has_no_digest(monkey
 async def test_a_store_that_fails_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     with small_s3(monkeypatch, kind="COMPOSITE", status=503), pytest.raises(Unavailable, match="answered"):
         await ObjectStores().files("s3://bucket/m/")
+
+
+async def test_a_bucket_in_another_region_is_found_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_s3(monkeypatch, kind="COMPOSITE", region="eu-north-1") as seen:
+        (found,) = await ObjectStores().files("s3://bucket/m/")
+    assert found.sha256 == hashlib.sha256(CONTENT).hexdigest()
+    assert seen.count("elsewhere") == 1  # it is not asked for twice
+
+
+async def test_a_store_that_denies_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        small_s3(monkeypatch, kind="COMPOSITE", status=403),
+        pytest.raises(ArtifactsUnreadable, match="cannot be read"),
+    ):
+        await ObjectStores().files("s3://bucket/m/")
+
+
+async def test_without_credentials_nothing_is_read(monkeypatch: pytest.MonkeyPatch, bucket: str) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    with pytest.raises(ArtifactsUnreadable, match="no credentials"):
+        await ObjectStores().files(bucket)

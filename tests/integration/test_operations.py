@@ -126,7 +126,10 @@ def test_applying_policies_makes_numbered_revisions(countersign: Countersign, tm
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("kind: Target\nname: t\nurl: http://x\nsecret: whsec_abc\n", "line 10, column 1: secret"),
+        (
+            "kind: Target\nname: t\nurl: http://x\nsecretEnv: A\ncallbackSecretEnv: B\nsecret: whsec_abc\n",
+            "line 12, column 1: secret",
+        ),
         ("kind: [\n", "line 8, column 1: expected YAML"),
     ],
 )

@@ -266,7 +266,7 @@ async def test_what_could_never_be_satisfied_is_refused_with_the_reason(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("kind: Polic", "f, line 1, column 1: kind: expected Policy, Target or Grant"),
+        ("kind: Polic", "f, line 1, column 1: kind: expected Policy, Target, Endpoint or Grant"),
         ("- a", "f, line 1, column 1: expected an object with"),
         ("kind: Policy\nname: p\nmodels: m\nalias: a", "f, line 1, column 1: approvals: expected at least one"),
         ("kind: Policy\nname: p\nmodels: m\nalias: a\napprovals: [{name: r, roles: [king]}]", "f, line 5, column 31: "),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +12,14 @@ import httpx
 import pytest
 
 from app.domain.access import Permission, Principal, Role
+from app.domain.deliveries import Filter as DeliveryFilter
+from app.domain.deliveries import Receiver, ReceiverKind
 from app.domain.deployments import Target
-from app.domain.errors import Forbidden, InvalidInput, NotFound
+from app.domain.errors import Forbidden, InvalidInput, NotFound, Unresolvable
 from app.domain.grants import Grant, Reach, Subject
 from app.domain.promotions import AliasKey, Filter, Kind, Promotion, State
 from app.main import describe
+from app.services.noticing import SETTLED
 from app.services.promotions import Wanted
 from tests.conftest import database_of
 from tests.governing import Court, open_court
@@ -22,6 +27,7 @@ from tests.issuer import Issuer
 from tests.limits import World, told
 from tests.platform import MlflowServer, new_countersign, running_mlflow
 from tests.principals import principal
+from tests.telling import events_of
 
 TEAM_A = {"X-MLFLOW-WORKSPACE": "team-a"}
 
@@ -335,11 +341,40 @@ async def test_the_policy_of_the_workspace_wins_over_one_of_any(scene: Scene) ->
     assert chosen.json()["policy"]["name"] == f"{model}-team"
 
 
+async def test_what_nothing_governs_is_resolved_in_its_workspace_and_in_no_other(scene: Scene) -> None:
+    model, mlflow, resolver = scene.model(), scene.court.mlflow, scene.court.gateway.services.resolver
+    body = {"experiment_id": experiment_of(scene, "team-a"), "name": model}
+    logged = mlflow.call("POST", "logged-models", body, workspace="team-a")["model"]["info"]["model_id"]
+    everywhere = principal("root", Role.VIEWER)
+    uris = (f"models:/{logged}", f"models:/{model}/latest", f"models:/{model}/1")
+    for uri in uris:
+        found = await resolver.resolve(everywhere, uri, workspace="team-a")
+        assert found.uri.startswith(f"{mlflow.artifacts.as_uri()}/workspaces/team-a/")
+        outsider = of(Role.SERVING, workspace="team-b")
+        with pytest.raises(NotFound):
+            await resolver.resolve(outsider, uri, workspace="team-a")
+        with pytest.raises(NotFound):
+            await resolver.resolve(everywhere, uri, workspace="team-b")
+    with pytest.raises(NotFound):
+        await resolver.resolve(everywhere, uris[0])
+    assert "/workspaces/default/" in (await resolver.resolve(everywhere, uris[1])).uri
+    # MLflow takes an address in another workspace's folder.
+    theirs = (await resolver.resolve(everywhere, uris[2], workspace="team-a")).uri
+    for workspace in ("default", "team-b"):
+        with pytest.raises(Unresolvable, match="is not of workspace"):
+            scene.court.settings.storage.physical_uri(theirs, workspace=workspace)
+
+
+def experiment_of(scene: Scene, workspace: str) -> str:
+    body = {"name": f"of-{time.monotonic_ns()}"}
+    return str(scene.court.mlflow.call("POST", "experiments/create", body, workspace=workspace)["experiment_id"])
+
+
 async def test_an_alias_of_a_workspace_is_resolved_followed_and_rolled_back_there(scene: Scene) -> None:
     model = scene.model()
     await scene.court.policy(models=model, workspaces="team-a", targets=["t"])
     async with scene.court.database.unit_of_work() as work:
-        await work.targets.put(Target("t", "http://127.0.0.1:1/", "env:A", "env:B"), at=scene.court.clock.now())
+        await work.targets.put(Target("t", "http://127.0.0.1:1/", ("env:A",), ("env:B",)), at=scene.court.clock.now())
         await work.commit()
     first, second = await scene.promoted(model, "1"), await scene.promoted(model, "2")
     assert (first.state, second.state) == (State.ROLLING_OUT, State.ROLLING_OUT)
@@ -358,9 +393,10 @@ async def test_an_alias_of_a_workspace_is_resolved_followed_and_rolled_back_ther
     assert (deployment["workspace"], deployment["resource"]) == ("team-a", f"team-a/{model}")
     assert (await scene.get("root", "/deployments", model=model, workspace="default")).json()["items"] == []
     async with scene.court.database.unit_of_work() as work:
-        (sent, *_) = await work.deliveries.page(target="t")
+        (sent, *_) = await work.deliveries.page(DeliveryFilter(receiver=Receiver(ReceiverKind.TARGET, "t")))
     assert sent.subject == f"t/team-a/{model}"
-    assert sent.payload["data"]["model"]["name"] == sent.payload["data"]["resource"] == f"team-a/{model}"  # type: ignore[index]
+    data = json.loads(sent.body)["data"]
+    assert data["model"]["name"] == data["resource"] == sent.lane == f"team-a/{model}"
 
     alias = f"/models/{model}/aliases/production"
     held = (await scene.get("root", alias, workspace="team-a")).json()
@@ -488,3 +524,21 @@ async def test_breaking_the_glass_names_a_workspace_there_can_be(scene: Scene) -
     wanted = Wanted(AliasKey("team a", "m", "production"), "1", "it is down")
     with pytest.raises(InvalidInput, match="workspace"):
         await scene.court.promotions.break_glass(scene.court.person("eve", "responders"), wanted)
+
+
+async def test_versions_are_told_of_each_workspace(scene: Scene) -> None:
+    court = scene.court
+    await court.worker.new_versions.look()
+    model = scene.model(versions=1)
+    answer = await scene.native("POST", "mlflow/model-versions/create", {"name": model, "source": f"models:/{model}/1"})
+    assert answer.is_success, answer.text
+    court.clock.ahead += SETTLED
+    await court.worker.new_versions.look()
+    court.clock.ahead -= SETTLED
+    found = [each.event for each in await events_of(court.database) if each.event.key.model == model]
+    assert {(each.key.workspace, each.subject, each.data["by"]) for each in found} == {
+        ("team-a", f"team-a/{model}/2", "ada"),
+        ("team-a", f"team-a/{model}/1", None),
+        ("default", f"{model}/1", None),
+    }
+    assert len(found) == 3

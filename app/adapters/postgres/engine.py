@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -12,12 +12,22 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.domain.errors import InvalidInput, Unavailable
 
+FOR_QUEUES: Mapping[str, str] = {
+    "enable_bitmapscan": "off",
+    "enable_seqscan": "off",
+    "enable_sort": "off",
+    "jit": "off",
+}
+"""For whoever takes the first few rows of a table that changes all the time: the index has them in order, and what
+statistics say of it was true some time ago."""
 
-def create_engine(database_url: str) -> AsyncEngine:
+
+def create_engine(database_url: str, settings: Mapping[str, str] | None = None) -> AsyncEngine:
     """A lazy engine: nothing connects before the first query.
 
     Args:
         database_url: ``postgresql://…``; the driver is ours to choose.
+        settings: of PostgreSQL, for each connection.
     """
     _, _, rest = database_url.partition("://")
     return create_async_engine(
@@ -26,7 +36,7 @@ def create_engine(database_url: str) -> AsyncEngine:
         max_overflow=10,
         pool_timeout=10,
         pool_pre_ping=True,
-        connect_args={"timeout": 10, "command_timeout": 30},
+        connect_args={"timeout": 10, "command_timeout": 30, "server_settings": dict(settings or {})},
         # Errors are shown to people and logged; values may be private.
         hide_parameters=True,
     )

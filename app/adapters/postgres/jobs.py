@@ -33,9 +33,21 @@ class Jobs:
         """Have the worker do whatever is next for a promotion. One at a time per promotion; too often does no harm."""
         await self._defer("advance_promotion", {"promotion_id": promotion_id}, lock=f"promotion:{promotion_id}", at=at)
 
-    async def deliver(self, delivery_id: str, *, at: datetime | None = None) -> None:
-        """Have the worker attempt a delivery, now or later. One at a time per delivery."""
-        await self._defer("deliver", {"delivery_id": delivery_id}, lock=f"delivery:{delivery_id}", at=at)
+    async def verify(self) -> None:
+        """Have the worker look at the versions that are due, now rather than at the next time."""
+        await self._ensure_one("verify")
+
+    async def read_versions(self) -> None:
+        """Have the worker read the versions of which much is to be read."""
+        await self._ensure_one("read_versions")
+
+    async def _ensure_one(self, task: str) -> None:
+        """Queue a task of which one runs at a time, unless it waits already."""
+        try:
+            async with self._connection.begin_nested():
+                await self._defer(task, {}, lock=task, once=task)
+        except IntegrityError:
+            return
 
     async def _defer(
         self, task: str, args: dict[str, str], *, lock: str, at: datetime | None = None, once: str | None = None
@@ -47,10 +59,6 @@ class Jobs:
     async def ensure_advancing(self, promotion_id: str) -> None:
         """Queue a promotion unless there is a job for it: a net under whatever lost its job."""
         await self._ensure("advance_promotion", "promotion_id", promotion_id, lock=f"promotion:{promotion_id}")
-
-    async def ensure_delivering(self, delivery_id: str) -> None:
-        """Queue a delivery unless there is a job for it."""
-        await self._ensure("deliver", "delivery_id", delivery_id, lock=f"delivery:{delivery_id}")
 
     async def _ensure(self, task: str, name: str, value: str, *, lock: str) -> None:
         if await self._connection.scalar(_IS_QUEUED, {"lock": lock}):

@@ -24,7 +24,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.ordered import Keys, Ordered, columns_of
-from app.adapters.postgres.tables import alias_holders, decisions, policy_revisions, promoted_aliases, promotions
+from app.adapters.postgres.tables import decisions, policy_revisions, promoted_aliases, promotions
 from app.domain.errors import Conflict
 from app.domain.grants import fold
 from app.domain.policies import policy_from_document
@@ -217,18 +217,6 @@ class Promotions:
             query = query.where(promotions.c.applied_at <= until)
         return await self._read(query.order_by(promotions.c.applied_at.desc()).limit(limit))
 
-    async def approved_promotion_of(self, workspace: str, model: str, version: str) -> Promotion | None:
-        """The promotion by which a version holds an alias now, if one does."""
-        query = _WITH_POLICY.join(alias_holders, alias_holders.c.promotion_id == promotions.c.id).where(
-            # Of the promotion too, but a model has few aliases, however often they were moved.
-            alias_holders.c.workspace == workspace,
-            alias_holders.c.model == model,
-            promotions.c.workspace == workspace,
-            promotions.c.model == model,
-            promotions.c.to_version == version,
-        )
-        return next(iter(await self._read(query.order_by(promotions.c.applied_at.desc()).limit(1))), None)
-
     async def counts(self) -> Mapping[State, int]:
         """How many promotions are in each state that waits for somebody or something."""
         waiting = [State.PENDING, State.APPROVED, State.APPLYING, State.ROLLING_OUT]
@@ -238,7 +226,7 @@ class Promotions:
         found = {State(state): count for state, count in rows}
         return {state: found.get(state, 0) for state in waiting}
 
-    async def add(self, promotion: Promotion, *, artifact_root: str) -> None:
+    async def add(self, promotion: Promotion) -> None:
         """Write a new promotion.
 
         Raises:
@@ -260,7 +248,7 @@ class Promotions:
                     model_created_at=promotion.model_created_at,
                     run_id=promotion.run_id,
                     source_uri=promotion.source_uri,
-                    artifact_root=artifact_root,
+                    artifact_root=promotion.artifact_root,
                     uri=promotion.uri,
                     policy_name=promotion.policy.name,
                     policy_revision=promotion.policy.revision,
@@ -401,6 +389,7 @@ def _promotion(row: Row[tuple[object, ...]]) -> Promotion:
         model_created_at=row.model_created_at,
         run_id=row.run_id,
         source_uri=row.source_uri,
+        artifact_root=row.artifact_root,
         uri=row.uri,
         digest=row.digest,
         policy=policy_from_document(row.document, revision=row.policy_revision),

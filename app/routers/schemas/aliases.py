@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from pydantic import Field
 
 from app.domain.drifts import Drift, DriftEnd
-from app.domain.events import EventType, StoredEvent
 from app.domain.history import Held
+from app.domain.verifying import BytesState, Verification
 from app.routers.schemas.promotions import PersonAnswer
 from app.routers.schemas.shared import Answer
 from app.services.aliases import AliasState
@@ -41,6 +40,16 @@ class DriftAnswer(Answer):
     next_attempt_at: datetime | None
 
 
+class VerificationAnswer(Answer):
+    """Whether the bytes of the holder are what was approved; only then it resolves."""
+
+    state: BytesState
+    message: str = Field(description="A sentence for a person.")
+    looked_at: datetime | None = Field(description="When all of it was seen last; null: not yet.")
+    obstacle: str | None = Field(description="Why it cannot be seen now; nothing is concluded from it.")
+    unread_bytes: int | None = Field(description="What is still to be read before more can be said, if it is much.")
+
+
 class AliasAnswer(Answer):
     """The holder of an alias, now or at a time. Without a promotion it was moved with none."""
 
@@ -56,6 +65,9 @@ class AliasAnswer(Answer):
     promotion_id: str | None
     by: PersonAnswer | None = Field(description="Who asked for the promotion, or moved it; null: nobody knows.")
     drift: DriftAnswer | None = Field(description="If MLflow shows another holder than it should.")
+    verification: VerificationAnswer | None = Field(
+        description="Of the present holder, if a promotion put it there and its bytes were looked at."
+    )
 
 
 class HeldAnswer(Answer):
@@ -75,25 +87,6 @@ class HeldAnswer(Answer):
     )
 
 
-class EventAnswer(Answer):
-    """Something that happened to an alias, or to a version (then `alias` is empty)."""
-
-    sequence: int = Field(description="Its place in the order.")
-    id: str
-    type: EventType
-    subject: str = Field(description="The id of the promotion, drift or check.")
-    at: datetime
-    workspace: str
-    model: str
-    alias: str
-    data: Mapping[str, object]
-
-
-class EventPage(Answer):
-    items: Sequence[EventAnswer]
-    next_after: int = Field(description="Send it as `after` for what happened since.")
-
-
 def alias_answer(state: AliasState) -> AliasAnswer:
     return AliasAnswer(
         workspace=state.key.workspace,
@@ -106,6 +99,17 @@ def alias_answer(state: AliasState) -> AliasAnswer:
         promotion_id=state.promotion_id,
         by=_person(state.by),
         drift=drift_answer(state.drift) if state.drift else None,
+        verification=_verification(state.verification) if state.verification else None,
+    )
+
+
+def _verification(found: Verification) -> VerificationAnswer:
+    return VerificationAnswer(
+        state=found.state,
+        message=str(found),
+        looked_at=found.looked_at,
+        obstacle=found.obstacle,
+        unread_bytes=found.unread_bytes,
     )
 
 
@@ -141,21 +145,6 @@ def drift_answer(drift: Drift) -> DriftAnswer:
         restoring=drift.restoring,
         obstacle=drift.obstacle,
         next_attempt_at=drift.next_attempt_at,
-    )
-
-
-def event_answer(stored: StoredEvent) -> EventAnswer:
-    event = stored.event
-    return EventAnswer(
-        sequence=stored.sequence,
-        id=event.id,
-        type=event.type,
-        subject=event.subject,
-        at=event.at,
-        workspace=event.key.workspace,
-        model=event.key.model,
-        alias=event.key.alias,
-        data=event.data,
     )
 
 

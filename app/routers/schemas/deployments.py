@@ -1,14 +1,12 @@
-"""Deployments, what deployers report, and deliveries."""
+"""Deployments, and what deployers report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.domain.deliveries import Attempt, Delivery, DeliveryState
 from app.domain.deployments import Phase, Report
 from app.routers.schemas.shared import Answer
 
@@ -75,39 +73,3 @@ class Taken(Answer):
 
     result: Literal["taken", "ignored"]
     phase: Phase
-
-
-class DeliveryAnswer(Answer):
-    """One message to one target."""
-
-    id: str
-    target: str
-    event_type: str
-    subject: str
-    generation: int
-    state: DeliveryState
-    attempts: int
-    created_at: datetime
-    next_attempt_at: datetime
-
-
-class AttemptAnswer(Answer):
-    number: int
-    started_at: datetime
-    duration_ms: int
-    status: int | None
-    error: str | None
-    response: str
-
-
-class DeliveryDetail(DeliveryAnswer):
-    payload: Mapping[str, object]
-    log: Sequence[AttemptAnswer]
-
-
-def delivery_detail(delivery: Delivery, attempts: Sequence[Attempt]) -> DeliveryDetail:
-    return DeliveryDetail(
-        **DeliveryAnswer.model_validate(delivery).model_dump(),
-        payload=delivery.payload,
-        log=[AttemptAnswer.model_validate(attempt) for attempt in attempts],
-    )

@@ -30,6 +30,7 @@ from app.domain.identity import Claim, Identity
 from app.domain.policies import DEFAULT_POLICY
 from app.domain.promotions import Kind, Promotion
 from app.domain.routes import NEVER, ROUTES, RouteClass
+from app.domain.storage import Storage
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MILLISECONDS = int(NOON.timestamp() * 1000)
@@ -49,6 +50,7 @@ def promotion(source_uri: str, *, run_id: str | None = RUN, workspace: str = "de
         run_id=run_id,
         source_uri=source_uri,
         uri="file:///a/",
+        artifact_root=Storage("/a", ("s3://elsewhere",)).artifact_root(source_uri, workspace=workspace),
         digest=None,
         policy=DEFAULT_POLICY,
         requested_by="i|ann",
@@ -135,8 +137,11 @@ def test_the_run_whose_folder_it_is_counts_though_the_version_names_another_or_n
     assert rests_on(promotion(source, run_id=OTHER_RUN)).runs == {RUN, OTHER_RUN}
 
 
-def test_bytes_that_lie_elsewhere_have_no_folder() -> None:
-    assert rests_on(promotion("s3://elsewhere/x")).root == ""
+def test_bytes_that_lie_elsewhere_are_of_their_run_and_logged_model_and_of_no_folder_that_is_served() -> None:
+    resting = rests_on(promotion(f"s3://elsewhere/root/1/{RUN}/artifacts/x", run_id=None))
+    assert (resting.runs, resting.logged_models) == ({RUN}, set())
+    assert all(":" in folder for folder in resting.folders)
+    assert rests_on(promotion(f"s3://elsewhere/1/models/{LOGGED}/artifacts")).logged_models == {LOGGED}
 
 
 def test_a_version_is_told_from_another_of_its_number_by_its_time() -> None:
@@ -153,7 +158,7 @@ def test_a_version_is_told_from_another_of_its_number_by_its_time() -> None:
     ],
 )
 def test_who_asked_for_a_version_about_its_time_may_have_registered_it(since: timedelta, counts: bool) -> None:
-    first, last = rests_on(promotion("x")).asked
+    first, last = rests_on(promotion("mlflow-artifacts:/x")).asked
     assert (first <= asked_key("m", NOON + since, "ask_1") <= last) is counts
 
 
@@ -205,7 +210,7 @@ def test_of_a_version_that_came_past_the_door_only_who_asked_for_the_promotion_i
 
 
 def test_without_a_known_author_whoever_asked_for_it_may_have_been() -> None:
-    found = involved(promotion("x"), [hand(Hand.VERSION_ASKED, "eve")])
+    found = involved(promotion("mlflow-artifacts:/x"), [hand(Hand.VERSION_ASKED, "eve")])
     assert found.barred["i|eve"] == "may have registered version 7, whose author was not recorded"
     assert "who registered version 7" in found.unrecorded
 
