@@ -239,12 +239,13 @@ async def until(condition: Callable[[], object], what: str) -> None:
 @asynccontextmanager
 async def open_office(url: str) -> AsyncIterator[Office]:
     secret = "whsec_" + base64.b64encode(os.urandom(32)).decode()
-    database, changes, sender, sink = Database(url, FOR_QUEUES), PostgresChanges(url), WebhookSender(), Sink()
+    database, changes, sink, clock = Database(url, FOR_QUEUES), PostgresChanges(url), Sink(), FastClock()
+    sender = WebhookSender(clock=clock)
     changes.start()
     await sink.open()
     try:
         with patch.dict(os.environ, {"SECRET_OF_TESTS": secret}):
-            yield Office(url, database, changes, sender, sink, FastClock())
+            yield Office(url, database, changes, sender, sink, clock)
     finally:
         await sink.close()
         await sender.close()

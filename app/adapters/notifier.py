@@ -12,8 +12,10 @@ import json
 import logging
 import re
 import time
+from collections import defaultdict
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qsl, urlsplit
@@ -27,7 +29,9 @@ from app.ports import Clock
 if TYPE_CHECKING:
     from apprise import NotifyBase
 
-AT_ONCE = 4
+AT_ONCE = 32
+TO_ONE = 2
+"""Messages under way to one receiver: one that hangs leaves threads to the others."""
 TAKEN = 200
 """The status of an attempt that Slack, Teams or the mail server took; each has its own way to say so."""
 
@@ -89,6 +93,7 @@ class Notifier:
         self._clock = clock or SystemClock()
         self._ways = ways
         self._threads = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="notifier")
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(TO_ONE))
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -101,9 +106,7 @@ class Notifier:
             notification = notification_of(_message(call.body), public_url=self._public_url)
             where = checked_url(call.channel, call.secrets[0] if call.secrets else "", self._ways)
             async with asyncio.timeout(call.timeout_s):
-                status, error = await asyncio.get_running_loop().run_in_executor(
-                    self._threads, _tell, where, notification, self._ways[call.channel].is_markdown, call.timeout_s
-                )
+                status, error = await self._told(where, notification, call)
         except TimeoutError:
             error = f"not taken within {call.timeout_s:g} s"
         except ValueError as failure:
@@ -112,6 +115,20 @@ class Notifier:
             error = f"not sent: {type(failure).__name__}"
         duration = round((time.perf_counter() - began) * 1000)
         return Attempt(call.number, started, duration, status, error, ""), None
+
+    async def _told(self, where: str, notification: Notification, call: Call) -> tuple[int | None, str | None]:
+        turns, loop = self._turns[where], asyncio.get_running_loop()
+        await turns.acquire()
+        is_markdown = self._ways[call.channel].is_markdown
+        telling = self._threads.submit(_tell, where, notification, is_markdown, call.timeout_s)
+
+        def give_back(_telling: Future[tuple[int | None, str | None]]) -> None:
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(turns.release)
+
+        # When the thread has ended: not before, though nobody waits for it any more.
+        telling.add_done_callback(give_back)
+        return await asyncio.wrap_future(telling)
 
 
 def checked_url(channel: Channel, url: str, ways: Mapping[Channel, _Way] = WAYS) -> str:

@@ -168,6 +168,8 @@ class Patience:
     longest_wait_s: float
     gives_up_after: timedelta
     refusals_are_final: bool
+    least_attempts: int = 1
+    """Before it is given up: time alone may have passed while nobody tried, or by a clock that was put right."""
 
     def wait_before(self, attempt: int, *, chance: float, retry_after_s: float | None = None) -> float:
         """Seconds before the next try after attempt number ``attempt`` failed.
@@ -175,12 +177,11 @@ class Patience:
         Args:
             attempt: from 1.
             chance: a random number from 0 to 1.
-            retry_after_s: what the receiver asked for (RFC 9110 section 10.2.3); honoured up to the longest wait.
+            retry_after_s: what the receiver asked for (RFC 9110 section 10.2.3): the least, up to the longest wait. One
+                that asks for no time at all, each time, is tried no more often for it.
         """
-        if retry_after_s is not None:
-            return min(self.longest_wait_s, max(retry_after_s, SHORTEST_WAIT_S))
         ceiling = min(self.longest_wait_s, FIRST_WAIT_S * 2.0 ** min(attempt - 1, 32))
-        return max(SHORTEST_WAIT_S, ceiling * chance)
+        return min(self.longest_wait_s, max(SHORTEST_WAIT_S, ceiling * chance, retry_after_s or 0))
 
 
 FIRST_WAIT_S = 2.0
@@ -190,7 +191,7 @@ PATIENCE: Mapping[ReceiverKind, Patience] = {
     # Some twenty attempts over five days; Standard Webhooks asks for ten over three. What a subscriber refuses today
     # it may take when it is repaired: so every answer but success is tried again.
     ReceiverKind.ENDPOINT: Patience(
-        longest_wait_s=12 * 3600.0, gives_up_after=timedelta(days=5), refusals_are_final=False
+        longest_wait_s=12 * 3600.0, gives_up_after=timedelta(days=5), refusals_are_final=False, least_attempts=10
     ),
     # A rollout has a deadline: whoever waits for it wants to know soon.
     ReceiverKind.TARGET: Patience(longest_wait_s=600.0, gives_up_after=timedelta(hours=24), refusals_are_final=True),
@@ -219,7 +220,8 @@ def after(
         return settled(tried, DeliveryState.DELIVERED, at=at)
     is_final = attempt.status is not None and is_final_refusal(attempt.status) and patience.refusals_are_final
     is_of_ping = delivery.cause is Cause.PING  # Somebody looks on, and asks again.
-    if is_final or is_of_ping or attempt.status == GONE or at - delivery.created_at > patience.gives_up_after:
+    is_hopeless = at - delivery.created_at > patience.gives_up_after and attempt.number >= patience.least_attempts
+    if is_final or is_of_ping or attempt.status == GONE or is_hopeless:
         return settled(tried, DeliveryState.DEAD, at=at)
     wait = patience.wait_before(attempt.number, chance=chance, retry_after_s=retry_after_s)
     return replace(tried, next_attempt_at=at + timedelta(seconds=wait))

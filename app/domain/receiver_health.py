@@ -19,7 +19,7 @@ LONGEST_ASKED_S = 3600.0
 """What a receiver may ask for (``Retry-After``) for all its messages."""
 KNOWN_AFTER = timedelta(seconds=30)
 DISABLED_AFTER = timedelta(days=5)
-"""Without one success in so long, an endpoint is disabled (as Svix does)."""
+"""Without one success in so long, an endpoint is disabled (as Svix does); it must have failed on each of these days."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -220,7 +220,8 @@ class Deliveries:
         return replace(
             former,
             id=new,
-            cause=Cause.REPLAY,
+            # A ping stays one: tried once, and at once.
+            cause=Cause.PING if former.lane == PING_LANE else Cause.REPLAY,
             replays=former.id,
             state=DeliveryState.PENDING,
             attempts=0,

@@ -7,13 +7,14 @@ from datetime import datetime
 import structlog
 
 from app.adapters.postgres.delivery_lanes import Result
+from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.audit import SYSTEM_WORKER, Entry
 from app.domain.deliveries import Attempt, Delivery, Receiver, ReceiverKind
 from app.domain.endpoints import ReceiverState
 from app.domain.errors import NotFound
 from app.domain.events import EventType
 from app.domain.promotions import AliasKey
-from app.domain.receiver_health import is_to_be_disabled
+from app.domain.receiver_health import DISABLED_AFTER, is_to_be_disabled
 from app.ports import Clock
 from app.services.deployments import Deployments
 from app.services.recording import UnitOfWorkFactory, emit
@@ -52,8 +53,9 @@ class Disabling:
                 since is None
                 or not is_to_be_disabled(since, now)
                 or await work.delivery_lanes.has_delivered(receiver, since=since)
+                or await self._days_of_failure(work, receiver, now) < DISABLED_AFTER.days
             ):
-                # Another process has reached it.
+                # Another process has reached it, or it was not tried: nobody sent, or the clock was put forward.
                 return False
             reason = GONE_REASON if is_gone else f"it took nothing since {since:%Y-%m-%d %H:%M} UTC"
             await work.endpoints.set_state(
@@ -67,6 +69,10 @@ class Disabling:
             await work.commit()
         _log.warning("endpoint_disabled", endpoint=receiver.name, reason=reason)
         return True
+
+    @staticmethod
+    async def _days_of_failure(work: UnitOfWork, receiver: Receiver, now: datetime) -> int:
+        return await work.delivery_lanes.days_of_failure(receiver, since=now - DISABLED_AFTER, until=now)
 
     async def _disable_target(self, target: Receiver, *, at: datetime) -> bool:
         async with self._unit_of_work() as work:

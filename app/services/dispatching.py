@@ -13,14 +13,16 @@ import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
+from app.adapters.postgres.deliveries import URGENT
 from app.adapters.postgres.delivery_lanes import Head, LaneKey, Result
 from app.adapters.postgres.unit_of_work import DELIVERIES_ADDED
 from app.domain.deliveries import (
     GONE,
+    PING_LANE,
     Attempt,
     Delivery,
     DeliveryState,
@@ -45,6 +47,12 @@ TURN = 20
 """Messages that go out of a lane before it is the turn of others that wait."""
 REST_S = 0.005
 """Between two looks when much tells so."""
+PUT_BACK = timedelta(minutes=1)
+"""By how much a clock must go back for what is due by it to be looked at again."""
+BROKEN_LANE_S = 60.0
+"""After which a lane is tried again of which something could not be done that is nobody's fault but ours."""
+LONGEST_REST_S = 30.0
+"""Before it is begun anew when that broke, again and again: receivers are sent the same messages each time."""
 SOON_S = 60.0
 
 
@@ -83,6 +91,8 @@ class Dispatcher:
         self._disabling = disabling
         self._clock = clock
         self._limits = limits
+        self._latest: datetime | None = None
+        self._is_put_back = False
 
     async def run(self) -> None:
         """Send until cancelled; then finish what was begun, for a few seconds, and leave the rest to others.
@@ -90,17 +100,23 @@ class Dispatcher:
         When the connection is lost by which it holds its lanes, whatever it is sending is broken off, and it begins
         anew under another number.
         """
+        breaks = 0
         while True:
+            began = time.monotonic()
             try:
                 async with self._presences.take() as presence:
                     await self._serve(presence)
             except Unavailable as error:
+                breaks = 0
                 _log.warning("dispatcher_waits", reason=error.message)
             except Exception:  # noqa: BLE001  # its lanes are free by now; one fault must not end the sending for good
+                breaks = breaks + 1 if time.monotonic() - began < SOON_S else 1
                 _log.exception("dispatcher_broke")
-            await asyncio.sleep(self._limits.look_every_s)
+            await asyncio.sleep(min(self._limits.look_every_s * 2.0 ** min(breaks, 16), LONGEST_REST_S))
 
     async def _serve(self, presence: Presence) -> None:
+        if self._is_put_back:
+            await self._begin_by_another_time()
         shift = _Shift(self, presence)
         try:
             await shift.work()
@@ -110,11 +126,24 @@ class Dispatcher:
         finally:
             await shift.end()
 
+    async def _begin_by_another_time(self) -> None:
+        """Have everything be looked at: else it waits for as long as the clock was wrong."""
+        self._receivers.clock_was_put_back()
+        async with self._unit_of_work() as work:
+            await work.delivery_lanes.hasten_all(now=self._clock.now())
+            await work.commit()
+        self._latest, self._is_put_back = None, False
+
     # What a shift asks for.
 
     async def claim(self, number: int, busy: Counter[str], *, is_to_free: bool) -> dict[LaneKey, Sequence[Head]]:
         """Hold lanes that are due, as many as there is room for, and read what is next in them."""
         now, most = self._clock.now(), self._limits.per_receiver
+        if self._latest is not None and now < self._latest - PUT_BACK:
+            # What is being sent would be written down by the time of before.
+            self._is_put_back = True
+            raise Unavailable(f"The clock was put back, from {self._latest} to {now}.")
+        self._latest = now
         free = {
             receiver: max(self._receivers.health(receiver).lanes(most, now) - busy[receiver], 0)
             for receiver in {*busy, *self._receivers.remarkable()}
@@ -148,7 +177,9 @@ class Dispatcher:
                 continue
             done, attempt = await self._attempt(head.delivery, known)
             is_last = number == len(heads) or done.state is DeliveryState.PENDING
-            turn = Turn(lane, done.next_attempt_at or self._clock.now()) if is_last else None
+            # Whoever pinged meanwhile waits, too.
+            again_at = done.next_attempt_at or (URGENT if lane[1] == PING_LANE else self._clock.now())
+            turn = Turn(lane, again_at) if is_last else None
             await self._settle(done, attempt, over, turn, settling)
             over = []
             if is_last:
@@ -231,6 +262,9 @@ class Dispatcher:
     def new_settling(self, number: int) -> Settling:
         return Settling(self._unit_of_work, self._clock, number)
 
+    def in_seconds(self, seconds: float) -> datetime:
+        return self._clock.now() + timedelta(seconds=seconds)
+
     def seconds_until(self, moment: datetime) -> float:
         return (moment - self._clock.now()).total_seconds()
 
@@ -287,7 +321,7 @@ class _Shift:
 
     async def _send(self, lane: LaneKey, heads: Sequence[Head]) -> None:
         try:
-            again_at = await self._dispatcher.send_lane(lane, heads, self._settling)
+            again_at = await self._send_lane(lane, heads)
         finally:
             self._busy[lane[0]] -= 1
             if not self._busy[lane[0]]:
@@ -295,6 +329,17 @@ class _Shift:
             self._wake.set()
         if again_at is not None and (wait := self._dispatcher.seconds_until(again_at)) < SOON_S:
             asyncio.get_running_loop().call_later(max(wait, 0), self._wake.set)
+
+    async def _send_lane(self, lane: LaneKey, heads: Sequence[Head]) -> datetime | None:
+        try:
+            return await self._dispatcher.send_lane(lane, heads, self._settling)
+        except Unavailable:
+            raise
+        except Exception:  # noqa: BLE001  # what is wrong with one lane must not end the sending from the others
+            _log.exception("lane_broke", receiver=lane[0], lane=lane[1])
+            again_at = self._dispatcher.in_seconds(BROKEN_LANE_S)
+            await self._settling.write((), Turn(lane, again_at))
+            return again_at
 
     async def _listen(self) -> None:
         async with self._dispatcher.changes.subscribe(DELIVERIES_ADDED) as news:

@@ -176,8 +176,7 @@ class Endpoints:
                     # Its document would say else: who applies that again sees that it differs.
                     enabled = replace(present.endpoint, disabled=False)
                     await work.endpoints.put(enabled, at=now, by=principal.id)
-                await work.endpoints.enable(name)
-                _tell(work, EventType.ENDPOINT_ENABLED, name, actor_of(principal), present.state_reason or "", at=now)
+                await _enable(work, present, actor_of(principal), at=now)
                 await work.commit()
             return await work.endpoints.get(name)
 
@@ -343,9 +342,19 @@ async def write_endpoint(work: UnitOfWork, wanted: Endpoint, *, actor: Actor, by
     if stored and after.disabled and stored.state is ReceiverState.ACTIVE:
         await _disable(work, wanted.name, DISABLED_BY_DOCUMENT, actor, at=at)
     if stored and stored.endpoint.disabled and not after.disabled and stored.state is ReceiverState.DISABLED:
-        await work.endpoints.enable(wanted.name)
-        _tell(work, EventType.ENDPOINT_ENABLED, wanted.name, actor, stored.state_reason or "", at=at)
+        await _enable(work, stored, actor, at=at)
+    elif present and (present.url, present.secrets) != (after.url, after.secrets):
+        # What waits because of how it was before has waited long enough.
+        await work.delivery_lanes.hasten(Receiver(ReceiverKind.ENDPOINT, wanted.name), now=at)
     return Change("Endpoint", wanted.name, action, before, document)
+
+
+async def _enable(work: UnitOfWork, stored: StoredEndpoint, actor: Actor, *, at: datetime) -> None:
+    name = stored.endpoint.name
+    await work.endpoints.enable(name)
+    # Of what was being sent while it was disabled something may be left, which waits for its next attempt.
+    await work.delivery_lanes.hasten(Receiver(ReceiverKind.ENDPOINT, name), now=at)
+    _tell(work, EventType.ENDPOINT_ENABLED, name, actor, stored.state_reason or "", at=at)
 
 
 async def _disable(work: UnitOfWork, name: str, reason: str, actor: Actor, *, at: datetime) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+
+import structlog
 
 from app.domain.deliveries import Call, Delivery, Receiver, ReceiverKind
 from app.domain.deployments import Target
 from app.domain.endpoints import Channel, Endpoint, ReceiverState, StoredEndpoint
+from app.domain.errors import InvalidConfiguration
 from app.domain.receiver_health import WELL, Health
 from app.domain.targets import StoredTarget
 from app.ports import Clock, SecretStore
 from app.services.recording import UnitOfWorkFactory
+
+_log = structlog.stdlib.get_logger(__name__)
 
 TARGETS_ANSWER_IN_S = 10.0
 MOST_TARGETS = 10_000
@@ -27,9 +32,11 @@ class Known:
 
     receiver: Endpoint | Target
     secrets: SecretStore
+    hears_after: int = 0
+    """Another one after it was enabled or made anew."""
 
     def call(self, delivery: Delivery, *, at: datetime) -> Call:
-        """What is to be sent. Raises ``InvalidConfiguration``: a secret cannot be read."""
+        """What is to be sent. Raises ``InvalidConfiguration``: there is no secret that can be read."""
         receiver = self.receiver
         if isinstance(receiver, Endpoint):
             references, timeout_s, channel = receiver.secrets_at(at), float(receiver.timeout_s), receiver.channel
@@ -37,7 +44,7 @@ class Known:
             references, timeout_s, channel = receiver.secrets, TARGETS_ANSWER_IN_S, Channel.WEBHOOK
         return Call(
             url=receiver.url or "",
-            secrets=tuple(self.secrets.read(each) for each in references),
+            secrets=self._readable(references),
             message_id=delivery.message_id,
             body=delivery.body,
             number=delivery.attempts + 1,
@@ -45,6 +52,21 @@ class Known:
             timeout_s=timeout_s,
             channel=channel,
         )
+
+    def _readable(self, references: Sequence[str]) -> tuple[str, ...]:
+        """During a rotation there are two: one that is gone, or not there yet, keeps the other not from signing."""
+        found: list[str] = []
+        missing: list[InvalidConfiguration] = []
+        for each in references:
+            try:
+                found.append(self.secrets.read(each))
+            except InvalidConfiguration as error:
+                missing.append(error)
+        if missing and not found:
+            raise missing[0]
+        for each_missing in missing:
+            _log.warning("signing_secret_missing", receiver=self.receiver.name, reason=each_missing.message)
+        return tuple(found)
 
 
 class Receivers:
@@ -72,15 +94,25 @@ class Receivers:
         asked_at = time.monotonic()
         async with self._unit_of_work() as work:
             endpoints, targets = await work.endpoints.all(), await work.targets.page(after="", limit=MOST_TARGETS)
-        stored: list[tuple[Receiver, Endpoint | Target, StoredEndpoint | StoredTarget]] = [
-            *((Receiver(ReceiverKind.ENDPOINT, each.endpoint.name), each.endpoint, each) for each in endpoints),
-            *((Receiver(ReceiverKind.TARGET, each.target.name), each.target, each) for each in targets),
+        stored: list[tuple[Receiver, StoredEndpoint | StoredTarget]] = [
+            *((Receiver(ReceiverKind.ENDPOINT, each.endpoint.name), each) for each in endpoints),
+            *((Receiver(ReceiverKind.TARGET, each.target.name), each) for each in targets),
         ]
-        active = [each for each in stored if each[2].state is ReceiverState.ACTIVE]
-        self._known = {str(receiver): Known(itself, self._secrets) for receiver, itself, _ in active}
+        active = [each for each in stored if each[1].state is ReceiverState.ACTIVE]
+        before, self._known = self._known, {str(receiver): self._as_known(found) for receiver, found in active}
         self._read_at = asked_at
-        for receiver, _, found in active:
+        for name, was in before.items():
+            if self._known.get(name) != was:
+                # How it answered when it was elsewhere, or before it was enabled, says nothing of how it will.
+                self._health.pop(name, None)
+                self._written.discard(name)
+        for receiver, found in active:
             self._compare(str(receiver), found.failing_since)
+
+    def _as_known(self, found: StoredEndpoint | StoredTarget) -> Known:
+        if isinstance(found, StoredEndpoint):
+            return Known(found.endpoint, self._secrets, found.hears_after)
+        return Known(found.target, self._secrets)
 
     def _compare(self, name: str, failing_since: datetime | None) -> None:
         """What others found out counts, and what this process did in its former life."""
@@ -97,6 +129,13 @@ class Receivers:
         self._health.pop(str(receiver), None)
         self._written.discard(str(receiver))
         self._read_at = float("-inf")
+
+    def clock_was_put_back(self) -> None:
+        """What was said of moments that are far away now is void."""
+        now = self._clock.now()
+        for name, health in self._health.items():
+            since = health.failing_since and min(health.failing_since, now)
+            self._health[name] = replace(health, failing_since=since, pause_until=None)
 
     def health(self, receiver: str) -> Health:
         return self._health.get(receiver, WELL)

@@ -8,6 +8,7 @@ import gzip
 import logging
 import socket
 import ssl
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -405,12 +406,11 @@ async def test_of_several_addresses_each_is_checked_and_only_allowed_ones_are_tr
 
 
 async def test_a_name_that_changes_between_two_look_ups_leads_nowhere_else() -> None:
-    """DNS rebinding: a public address at first, and then loopback."""
+    """DNS rebinding: neither what is said first nor what is said next is connected to."""
     asked: list[str] = []
 
     def look_up(host: str, _port: int) -> list[tuple[socket.AddressFamily, str]]:
         asked.append(host)
-        # The first is in a network that never answers here: reserved for documentation, and allowed for this test.
         return [(socket.AF_INET, "127.0.0.1" if len(asked) > 1 else "169.254.169.254")]
 
     sender = WebhookSender(limits=SOON, look_up=look_up)
@@ -420,6 +420,33 @@ async def test_a_name_that_changes_between_two_look_ups_leads_nowhere_else() -> 
             assert attempt.status is None
             assert (attempt.error or "").startswith("refused: ")
         assert receiver.connections == 0
+    await sender.close()
+
+
+async def test_a_name_that_changes_while_connections_are_kept_leads_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DNS rebinding of a receiver that was good: a kept connection goes where it went, and each new one is judged."""
+    address, later_s = "127.0.0.1", 0.0
+
+    def look_up(_host: str, _port: int) -> list[tuple[socket.AddressFamily, str]]:
+        return [(socket.AF_INET, address)]
+
+    monkeypatch.setattr("aiohttp.connector.monotonic", lambda: time.monotonic() + later_s)
+    sender = WebhookSender(limits=SOON, look_up=look_up)
+    async with receiving(answering(OK, keep=True)) as receiver:
+        good = call(f"http://hook.example:{receiver.port}/", allowed=("127.0.0.1/32",))
+        assert (await sender.send(good))[0].status == 200
+        address = "127.0.0.2"
+        attempt, _ = await sender.send(good)
+        assert (attempt.status, attempt.address, receiver.connections) == (200, "127.0.0.1", 1)
+        # Whoever may be elsewhere is lent no connection of this one.
+        attempt, _ = await sender.send(replace(good, allowed_networks=("10.0.0.0/8",)))
+        assert attempt.error == "refused: 127.0.0.2 is a private address, and allowed_networks does not have it"
+        later_s = 60.0  # and neither the connection nor the address is remembered any more
+        attempt, _ = await sender.send(good)
+        assert attempt.error == "refused: 127.0.0.2 is a private address, and allowed_networks does not have it"
+        assert receiver.connections == 1
     await sender.close()
 
 
@@ -611,6 +638,26 @@ async def test_a_receiver_that_hangs_delays_no_other(sender: WebhookSender) -> N
             assert attempt.status == 200
         assert not any(each.done() for each in waiting)
         assert all(attempt.status is None for attempt, _ in await asyncio.gather(*waiting))
+
+
+async def test_a_receiver_that_hangs_delays_no_other_at_its_host(sender: WebhookSender) -> None:
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b"POST /hangs " in await request(reader):
+            await reader.read()
+        writer.write(OK)
+        await writer.drain()
+
+    async with receiving(behave) as host:
+        url = f"http://127.0.0.1:{host.port}"
+        waiting = [asyncio.create_task(sender.send(call(f"{url}/hangs", timeout_s=30))) for _ in range(100)]
+        while host.connections < 64:  # noqa: ASYNC110  # of a socket
+            await asyncio.sleep(0.005)
+        attempt, _ = await sender.send(call(f"{url}/answers", timeout_s=5))
+        assert attempt.status == 200
+        assert not any(each.done() for each in waiting)
+        for each in waiting:
+            each.cancel()
+        await asyncio.wait(waiting)
 
 
 async def test_pools_of_receivers_that_are_not_sent_to_any_more_are_closed(sender: WebhookSender) -> None:

@@ -8,18 +8,23 @@ import random
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
+from app.adapters.secrets import Secrets
 from app.domain.deliveries import Cause, DeliveryState, Filter, Receiver, ReceiverKind, Replay
 from app.domain.deployments import Target
-from app.domain.endpoints import ANY_PRIVATE, ReceiverState
+from app.domain.endpoints import ANY_PRIVATE, ReceiverState, StoredEndpoint
 from app.domain.errors import Conflict, Forbidden, InvalidInput, NotFound
 from app.domain.events import EventType
 from app.domain.receiver_health import DISABLED_AFTER, TRIPS_AT
 from app.services.dispatching import Limits
+from app.services.endpoints import Endpoints, write_endpoint
+from app.services.recording import actor_of
 from tests.conftest import database_of
 from tests.principals import principal
 from tests.sending import ADMINISTRATOR, Answer, Office, open_office, until
@@ -32,6 +37,31 @@ async def office(postgres: Callable[[str], str], template_database: str) -> Asyn
     with database_of(postgres, template_database) as url:
         async with open_office(url) as office:
             yield office
+
+
+@pytest.fixture
+def desk(office: Office) -> Endpoints:
+    return Endpoints(office.database.unit_of_work, office.clock, secrets=Secrets())
+
+
+async def stored(office: Office, name: str) -> StoredEndpoint:
+    async with office.database.unit_of_work() as work:
+        return await work.endpoints.get(name)
+
+
+async def until_waiting(office: Office, name: str) -> None:
+    """Until the lane of an endpoint is given back."""
+    query = "SELECT FROM delivery_lanes WHERE receiver = $1 AND held_by IS NULL AND due_at > $2"
+    while not await office.rows(query, f"endpoint:{name}", office.clock.now()):  # noqa: ASYNC110  # of a table
+        await asyncio.sleep(0.01)
+
+
+async def moved(office: Office, name: str, url: str) -> None:
+    async with office.database.unit_of_work() as work:
+        present = (await work.endpoints.get(name)).endpoint
+        actor, at = actor_of(ADMINISTRATOR), office.clock.now()
+        await write_endpoint(work, replace(present, url=url), actor=actor, by="test", at=at)
+        await work.commit()
 
 
 def answering(statuses: Iterable[int], **headers: str) -> Answer:
@@ -274,19 +304,80 @@ async def test_an_endpoint_that_is_gone_is_disabled_at_once_and_others_are_told(
     assert json.loads(told.body)["data"]["endpoint"] == name
 
 
-async def test_an_endpoint_that_takes_nothing_for_days_is_disabled(office: Office) -> None:
+async def test_an_endpoint_that_takes_nothing_on_each_of_some_days_is_disabled(office: Office) -> None:
     name = await office.endpoint()
     office.sink.answers[name] = answering([500] * 10_000)
     async with office.sending():
-        await office.post([office.message(name, f"m{number}") for number in range(20)])
+        await office.post([office.message(name, f"m{number}") for number in range(TRIPS_AT)])
         await until(lambda: office.sink.arrived[name] > TRIPS_AT, "failures")
-        office.clock.move(DISABLED_AFTER)
+        # At once: nobody was there to try, or the clock was put forward. That says nothing of the endpoint.
+        seen = office.sink.arrived[name]
+        office.clock.move(DISABLED_AFTER + timedelta(days=1))
+        await office.post([office.message(name, "late")])
+        await until(lambda: office.sink.arrived[name] > seen + 2, "attempts")
+        assert (await stored(office, name)).state is ReceiverState.ACTIVE
+        for day in range(1, DISABLED_AFTER.days):
+            seen = office.sink.arrived[name]
+            office.clock.move(timedelta(days=1))
+            await office.post([office.message(name, f"day {day}")])
+            await until(lambda seen=seen: office.sink.arrived[name] > seen, "an attempt")  # type: ignore[misc]
         await office.settled(name)
-    async with office.database.unit_of_work() as work:
-        stored = await work.endpoints.get(name)
-    assert stored.state is ReceiverState.DISABLED
-    assert "it took nothing since" in (stored.state_reason or "")
+    assert "it took nothing since" in ((await stored(office, name)).state_reason or "")
     assert set(await office.states(name)) == {"dead"}
+
+
+async def test_a_clock_that_is_put_back_keeps_nothing_waiting(office: Office) -> None:
+    name = await office.endpoint()
+    office.sink.answers[name] = answering([500] * TRIPS_AT)
+    async with office.sending():
+        await office.post([office.message(name, f"m{number}") for number in range(TRIPS_AT)])
+        await until(lambda: office.sink.arrived[name] >= TRIPS_AT, "failures")
+        office.clock.move(-timedelta(days=1))
+        await office.settled(name)
+    assert set(await office.states(name)) == {"delivered"}
+
+
+async def test_what_is_sent_to_an_endpoint_that_was_enabled_or_moved_waits_for_no_failure_of_before(
+    office: Office, desk: Endpoints
+) -> None:
+    name, other = await office.endpoint(), await office.endpoint()
+    office.sink.answers[name] = answering([503] * 2, **{"retry-after": "40000"})
+    async with office.sending():
+        await office.post([office.message(name, "m")])
+        await until(lambda: office.sink.arrived[name] == 1, "a failure")
+        await until_waiting(office, name)
+        await desk.disable(ADMINISTRATOR, name)
+        await office.settled(name)
+        await desk.enable(ADMINISTRATOR, name)
+        await office.post([office.message(name, "m")])
+        await until(lambda: office.sink.arrived[name] == 2, "another failure")
+        await until_waiting(office, name)
+        await moved(office, name, f"{office.sink.url}/{other}")
+        await office.settled(name)
+    assert (await office.states(name), len(office.sink.received[other])) == (["dead", "delivered"], 1)
+
+
+async def test_what_cannot_be_written_of_one_message_keeps_no_other_from_being_sent_once(office: Office) -> None:
+    name = await office.endpoint()
+    messages = [office.message(name, f"m{number}") for number in range(40)]
+    await office.rows(
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'could not extend file' USING ERRCODE = '53100'; END $$"
+    )
+    await office.rows(
+        "CREATE TRIGGER full_disk BEFORE INSERT ON delivery_attempts FOR EACH ROW"
+        f" WHEN (NEW.delivery_id = '{messages[7].id}') EXECUTE FUNCTION full_disk()"
+    )
+    with capture_logs() as logs:
+        async with office.sending():
+            await office.post(messages)
+            await until(lambda: office.sink.received[name].count(messages[7].message_id) > 2, "it to be sent again")
+            assert (await office.states(name)).count("delivered") == len(messages) - 1
+            await office.rows("DROP TRIGGER full_disk ON delivery_attempts")
+            await office.settled(name)
+    assert {each["lane"] for each in logs if each["event"] == "lane_broke"} == {"m7"}
+    counts = Counter(office.sink.received[name])
+    assert {counts[each.message_id] for each in messages if each is not messages[7]} == {1}
 
 
 async def test_what_waits_for_an_endpoint_that_was_removed_is_not_sent(office: Office) -> None:
@@ -309,6 +400,15 @@ async def test_a_secret_that_cannot_be_read_is_a_failed_attempt_that_says_so(off
     assert delivery.state is DeliveryState.DEAD
     assert "NOT_SET" in (attempt.error or "")
     assert office.sink.arrived[name] == 0
+
+
+async def test_a_message_is_signed_with_the_secrets_that_can_be_read(office: Office) -> None:
+    name = await office.endpoint(secrets=("env:NOT_SET", "env:SECRET_OF_TESTS"))
+    async with office.sending():
+        (sent,) = await office.post([office.message(name, "m")])
+        await office.settled(name)
+    delivery, (attempt,) = await office.deliveries.get(sent)
+    assert (delivery.state, attempt.request_headers["webhook-signature"]) == (DeliveryState.DELIVERED, "v1,***")
 
 
 # Calls to targets.
@@ -462,6 +562,26 @@ async def test_a_message_that_its_receiver_refuses_can_be_skipped_so_that_those_
     assert await office.states(name) == ["dead", "delivered"]
 
 
+async def test_what_was_skipped_while_it_was_being_sent_holds_up_nothing(office: Office) -> None:
+    name, is_skipped = await office.endpoint(), asyncio.Event()
+
+    async def refuse_the_first(request: web.Request) -> web.Response:
+        if request.headers["webhook-id"] != "slow poison":
+            return web.Response(status=204)
+        await is_skipped.wait()
+        return web.Response(status=400)
+
+    office.sink.answers[name] = refuse_the_first
+    poison = office.message(name, "m", message_id="slow poison", attempts=20)
+    async with office.sending():
+        await office.post([poison, office.message(name, "m")])
+        await until(lambda: office.sink.arrived[name], "an attempt")
+        await office.deliveries.skip(ADMINISTRATOR, poison.id)
+        is_skipped.set()
+        await office.settled(name)
+    assert await office.states(name) == ["dead", "delivered"]
+
+
 async def test_a_ping_is_sent_at_once_though_its_receiver_is_left_alone_and_once(office: Office) -> None:
     name = await office.endpoint()
     office.sink.answers[name] = answering([429] + [500] * 50, **{"retry-after": "900"})
@@ -472,10 +592,14 @@ async def test_a_ping_is_sent_at_once_though_its_receiver_is_left_alone_and_once
         assert await office.deliveries.ping(ADMINISTRATOR, name, idempotency_key="k") == ping
         while (await office.deliveries.get(ping.id))[0].state is DeliveryState.PENDING:  # noqa: ASYNC110  # of a table
             await asyncio.sleep(0.02)
+        again = await office.deliveries.redeliver(ADMINISTRATOR, ping.id)
+        while (await office.deliveries.get(again.id))[0].state is DeliveryState.PENDING:  # noqa: ASYNC110  # of a table
+            await asyncio.sleep(0.02)
         office.sink.answers.pop(name)
         await office.settled(name)
-    delivery, attempts = await office.deliveries.get(ping.id)
-    assert (delivery.state, len(attempts)) == (DeliveryState.DEAD, 1)
+    for each in (ping, again):
+        delivery, attempts = await office.deliveries.get(each.id)
+        assert (delivery.state, len(attempts)) == (DeliveryState.DEAD, 1)
     assert json.loads(delivery.body)["type"] == "countersign.endpoint.pinged.v1"
     with pytest.raises(Forbidden):
         await office.deliveries.ping(NOBODY, name)

@@ -210,6 +210,25 @@ async def test_who_hangs_is_given_up_in_time_and_holds_up_no_program(notifier: N
     server.close()
 
 
+async def test_one_who_hangs_holds_up_nobody_else(notifier: Notifier, slack: Sink) -> None:
+    is_over = asyncio.Event()
+
+    async def hang(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await is_over.wait()
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    url = MAIL.format(port=server.sockets[0].getsockname()[1])
+    hanging = [asyncio.create_task(told(notifier, Channel.EMAIL, url, timeout_s=20)) for _ in range(8)]
+    await asyncio.sleep(0)
+    attempt = await told(notifier, Channel.SLACK, SLACK)
+    assert (attempt.status, len(slack.got)) == (200, 1)
+    assert not any(each.done() for each in hanging)
+    is_over.set()
+    assert {each.status for each in await asyncio.gather(*hanging)} == {None}
+    server.close()
+
+
 @pytest.mark.parametrize("body", ["", "[]", "nonsense", '"text"'])
 async def test_a_message_that_is_no_event_is_not_sent(notifier: Notifier, slack: Sink, body: str) -> None:
     attempt = await told(notifier, Channel.SLACK, SLACK, body=body)

@@ -66,7 +66,8 @@ class Deliveries:
     async def abandon(self, receiver: Receiver, *, at: datetime) -> int:
         """Have nothing be sent any more of what waits for a receiver; returns how much that was.
 
-        What is being sent right now is left to whoever sends it, who finds that the receiver is not there any more.
+        What is being sent right now is left to whoever sends it, who finds that the receiver is not there any more. Its
+        lanes are due: whoever looks takes them away, and what is added later does not wait for what is not there.
         """
         waiting = (
             select(deliveries.c.id)
@@ -79,7 +80,12 @@ class Deliveries:
             .values(state=DeliveryState.DEAD.value, next_attempt_at=None, settled_at=at)
         )
         self.has_new = True
-        return (await self._connection.execute(ended)).rowcount
+        count = (await self._connection.execute(ended)).rowcount
+        lane = delivery_lanes.c
+        far = select(lane.receiver, lane.lane).where(lane.receiver == str(receiver), lane.due_at > at)
+        due = update(delivery_lanes).where(tuple_(lane.receiver, lane.lane).in_(far.with_for_update(skip_locked=True)))
+        await self._connection.execute(due.values(due_at=at))
+        return count
 
     async def given(
         self, receiver: Receiver, message_ids: Collection[str], states: Collection[DeliveryState]

@@ -181,6 +181,14 @@ _HASTEN = text(
     """
 )
 
+_HASTEN_ALL = text(
+    """
+    UPDATE delivery_lanes SET due_at = :now WHERE (receiver, lane) IN (
+        SELECT receiver, lane FROM delivery_lanes WHERE due_at > :now FOR UPDATE SKIP LOCKED
+    )
+    """
+)
+
 _SET_FAILING: Mapping[ReceiverKind, str] = {
     ReceiverKind.ENDPOINT: "UPDATE endpoints SET failing_since = :since WHERE name = :name",
     ReceiverKind.TARGET: "UPDATE targets SET failing_since = :since WHERE name = :name",
@@ -191,6 +199,16 @@ _DELIVERED_SINCE = text(
     SELECT EXISTS (
         SELECT FROM deliveries WHERE receiver = :receiver AND state = 'delivered' AND settled_at >= :since
     )
+    """
+)
+
+# From now back, in days of 24 hours: clocks and zones do not matter.
+_DAYS_OF_FAILURE = text(
+    """
+    SELECT count(DISTINCT floor(extract(epoch FROM CAST(:now AS timestamptz) - a.started_at) / 86400))
+    FROM deliveries AS d JOIN delivery_attempts AS a ON a.delivery_id = d.id
+    WHERE d.receiver = :receiver AND d.created_at > CAST(:since AS timestamptz) - interval '30 days'
+        AND a.started_at > :since AND a.started_at <= :now AND coalesce(a.status, 0) NOT BETWEEN 200 AND 299
     """
 )
 
@@ -279,6 +297,10 @@ class DeliveryLanes:
         """Have every lane of a receiver be due now."""
         await self._connection.execute(_HASTEN, {"receiver": str(receiver), "now": now})
 
+    async def hasten_all(self, *, now: datetime) -> None:
+        """Have every lane of everybody be due now."""
+        await self._connection.execute(_HASTEN_ALL, {"now": now})
+
     async def set_failing(self, receiver: Receiver, *, since: datetime | None) -> None:
         """Since when a receiver has taken nothing; none when it does."""
         await self._connection.execute(text(_SET_FAILING[receiver.kind]), {"name": receiver.name, "since": since})
@@ -286,6 +308,11 @@ class DeliveryLanes:
     async def has_delivered(self, receiver: Receiver, *, since: datetime) -> bool:
         """Whether a receiver took anything since then."""
         return bool(await self._connection.scalar(_DELIVERED_SINCE, {"receiver": str(receiver), "since": since}))
+
+    async def days_of_failure(self, receiver: Receiver, *, since: datetime, until: datetime) -> int:
+        """On how many of the days (of 24 hours, counted back from ``until``) a receiver did not take a message."""
+        values = {"receiver": str(receiver), "since": since, "now": until}
+        return int(await self._connection.scalar(_DAYS_OF_FAILURE, values) or 0)
 
 
 def _columns(lanes: Sequence[LaneKey]) -> dict[str, list[str]]:

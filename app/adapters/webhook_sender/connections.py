@@ -30,8 +30,9 @@ LookUp = Callable[[str, int], Sequence[tuple[socket.AddressFamily, str]]]
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 """What is never connected to is left out even then."""
 MOST_POOLS = 512
-MOST_CONNECTIONS = 64
-"""To one receiver. Whoever sends bounds what is under way; this is the last bound."""
+MOST_CONNECTIONS = 1000
+"""To one host. Whoever sends bounds what is under way to each receiver and to all. Several may share a host, and one
+that hangs must leave connections to the others."""
 KEEP_ALIVE_S = 4.0
 """Less than the five seconds after which common servers close an idle connection, just as it is used again."""
 LOOK_UPS_AT_ONCE = 32

@@ -103,6 +103,17 @@ def test_a_receiver_may_ask_for_time(kind: ReceiverKind) -> None:
     assert patience.wait_before(1, chance=0, retry_after_s=1e9) == patience.longest_wait_s
 
 
+def test_one_that_always_asks_for_no_time_is_not_tried_more_often_for_it() -> None:
+    patience = PATIENCE[ReceiverKind.ENDPOINT]
+    assert patience.wait_before(12, chance=0.5, retry_after_s=0) == patience.wait_before(12, chance=0.5) > 1000
+
+
+def test_a_message_is_not_given_up_before_it_was_tried_some_times_whatever_the_clock_says() -> None:
+    assert attempted(500, number=2, age=timedelta(days=6)).state is DeliveryState.PENDING
+    assert attempted(500, number=10, age=timedelta(days=6)).state is DeliveryState.DEAD
+    assert attempted(500, number=2, to=ReceiverKind.TARGET, age=timedelta(days=6)).state is DeliveryState.DEAD
+
+
 def attempted(
     status: int | None, *, number: int = 1, to: ReceiverKind = ReceiverKind.ENDPOINT, age: timedelta = AT_ONCE
 ) -> Delivery:
