@@ -111,8 +111,9 @@ def configure_logging(*, log_format: str, log_level: str) -> None:
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
-    # One line a request is ours to write; the queue tells of every job twice; the clients log URLs.
-    for name in ("uvicorn.access", "procrastinate", "httpx", "alembic"):
+    # One line a request is ours to write; the queue tells of every job twice; the clients log URLs, and that of AWS
+    # whole answers, those of STS with the keys that are lent.
+    for name in ("uvicorn.access", "procrastinate", "httpx", "httpcore", "urllib3", "boto3", "botocore", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

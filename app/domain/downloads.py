@@ -70,9 +70,9 @@ def check_scope(credential: Credential) -> None:
     """
     if credential.scopes is None or Scope.RESOLVE not in credential.scopes:
         raise InsufficientScope(
-            "The bytes are given to a token that names the scope `resolve`, and to nothing else. Services exchange theirs: "
-            "`countersign exchange --scope resolve`, or POST /auth/token. People make one: `countersign token create "
-            "--scope resolve`, or POST /control/v1/tokens.",
+            "The bytes are given to a token that names the scope `resolve`, and to nothing else. Services exchange "
+            "theirs: `countersign exchange --scope resolve`, or POST /auth/token. People make one: `countersign token "
+            "create --scope resolve`, or POST /control/v1/tokens.",
             scope=Scope.RESOLVE.value,
         )
 

@@ -64,7 +64,7 @@ class Verification:
 
     ``looked_at`` is when all of it was seen last, none if it never was. ``obstacle`` is why it could not be seen since,
     and says nothing of the bytes. ``unread_bytes`` are to be read before more can be said. ``aliases`` are those that
-    it holds now. ``due_at`` is another one after every write: who has looked meanwhile has looked in vain.
+    it holds now. ``writes`` counts what was concluded: who has looked meanwhile has looked in vain.
     """
 
     key: VersionKey
@@ -80,6 +80,7 @@ class Verification:
     obstacle: str | None = None
     unread_bytes: int | None = None
     aliases: tuple[str, ...] = ()
+    writes: int = 0
 
     def __str__(self) -> str:
         version = f"Version {self.key.version} of model {self.key.model}"

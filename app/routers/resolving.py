@@ -46,6 +46,8 @@ RECONNECT_MS = 2000
 _PARSED, _PARSED_BYTES, _HEADS = 10_000, 1024, 1_000
 _TAG = re.compile(rb'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _TAGS = re.compile(rb'[ \t,]*(?:(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"[ \t]*(?:,[ \t,]*|$))*')
+_ID = re.compile(rb"[0-9a-f]{1,64}")
+"""Of what may come back in ``Last-Event-ID`` (``Resolution.etag``); anything else was not said by us."""
 _ELSEWHERE = frozenset({b"cookie", b"origin", b"sec-fetch-mode", b"transfer-encoding", b"content-length"})
 """Headers of requests that are not for ``Resolving.at_once``: of browsers and of who sends a body."""
 _VARY = (b"vary", b"Origin")
@@ -288,7 +290,7 @@ class ResolutionStream:
         self._fingerprint = fingerprint_of(scope["headers"])
         seen = (_sent(scope, b"last-event-id") or b"").split(b".")
         if len(seen) == len(self._sent):
-            self._sent = [b'"%s"' % each if each else b"" for each in seen]
+            self._sent = [b'"%s"' % each if _ID.fullmatch(each) else b"" for each in seen]
         with self._services.following.watch(self._asked.addresses, beats=True) as watcher:
             states: Sequence[State] = await watcher.look()
             await send({"type": "http.response.start", "status": 200, "headers": self._head})

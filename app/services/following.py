@@ -3,19 +3,20 @@
 What was forgotten is looked up at once, one look for each address, however many wait for it; they are woken if it
 became something else. A watcher is only a mark that there is news, so that whoever reads slowly misses what is old and
 never what is new. What no announcement tells of (aliases that MLflow alone governs, a database that was away) is
-looked at again by one timer, which also lets each stream breathe.
+looked at again by one timer, which also lets each stream breathe. However many of those somebody watches, and whether
+there are such or not: what is announced never waits behind them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import structlog
 
-from app.domain.errors import CountersignError, Unavailable
+from app.domain.errors import CountersignError, Overloaded, Unavailable
 from app.services.resolution_memory import Address, Answer, Concern, ResolutionMemory, concerns
 from app.telemetry import RESOLUTION_WATCHERS
 
@@ -27,6 +28,10 @@ LOOK_AGAIN_S = 5
 """Seconds between two looks at what nothing announces."""
 AT_ONCE = 4
 """Addresses that are looked up at the same time: the database has others to answer."""
+OTHERS_AT_ONCE = 4
+"""The same of what was not announced."""
+MOST_WAITING = 1000
+"""Of those. More are refused: who waits for the first look at an address is not kept for minutes by a crowd."""
 _WOKEN_AT_ONCE = 50
 """What they are told leaves while the next are being woken."""
 
@@ -55,6 +60,13 @@ class _Watched:
     watchers: set[Watcher] = field(default_factory=set)
     look: asyncio.Task[None] | None = None
     is_to_be_looked_at_again: bool = False
+    is_announced: bool = False
+    """Whether something was said to have changed about this model since the last look."""
+
+    @property
+    def is_ledgers(self) -> bool:
+        """Whether whatever changes about it is announced."""
+        return isinstance(self.state, Answer) and self.state.is_ledgers
 
 
 class Watcher:
@@ -133,6 +145,9 @@ class Following:
         self._watched: dict[Address, _Watched] = {}
         self._streams: list[set[Watcher]] = [set() for _ in range(BEAT_S)]
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._places_of_others = asyncio.Semaphore(OTHERS_AT_ONCE)
+        self._waiting = 0
+        self._again: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._seconds = 0
         self._is_over = False
@@ -166,6 +181,8 @@ class Following:
         self._is_over = True
         if self._timer:
             self._timer.cancel()
+        if self._again:
+            self._again.cancel()
         for watcher in {watcher for each in self._watched.values() for watcher in each.watchers}:
             watcher.is_over = True
             watcher.wake()
@@ -184,6 +201,7 @@ class Following:
     def _forgotten(self, concern: Concern | None) -> None:
         for watched in self._watched.values():
             if concerns(concern, watched.address):
+                watched.is_announced |= concern is not None
                 self._look_soon(watched)
 
     def _look_soon(self, watched: _Watched) -> asyncio.Task[None]:
@@ -202,8 +220,8 @@ class Following:
 
     async def _look(self, watched: _Watched) -> None:
         try:
-            async with self._places:
-                watched.away = None
+            async with self._place_for(watched):
+                watched.away, watched.is_announced = None, False
                 state: State = await self._memory.get(watched.address)
         except Unavailable as away:
             watched.away = away
@@ -215,6 +233,25 @@ class Following:
             watched.away = Unavailable("Countersign failed to look this up.")
             return
         self._see(watched, state)
+
+    @asynccontextmanager
+    async def _place_for(self, watched: _Watched) -> AsyncIterator[None]:
+        """Raises ``Overloaded``: too many wait for one."""
+        if watched.is_announced or watched.is_ledgers:
+            async with self._places:
+                yield
+            return
+        if self._waiting >= MOST_WAITING:
+            raise Overloaded("Too many addresses wait to be looked up.", retry_after_s=1)
+        self._waiting += 1
+        try:
+            await self._places_of_others.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._places_of_others.release()
 
     @staticmethod
     def _see(watched: _Watched, state: State) -> None:
@@ -232,10 +269,25 @@ class Following:
         self._seconds += 1
         for watcher in self._streams[self._seconds % BEAT_S]:
             watcher.beat()
+        is_time = self._seconds % LOOK_AGAIN_S == 0
+        again = []
         for watched in self._watched.values():
-            is_announced = isinstance(watched.state, Answer) and watched.state.is_ledgers
-            if watched.away or (not is_announced and self._seconds % LOOK_AGAIN_S == 0):
+            if watched.is_ledgers and watched.away:
                 self._look_soon(watched)
+            elif not watched.is_ledgers and (watched.away or is_time):
+                again.append(watched)
+        if again and self._again is None:
+            self._again = asyncio.create_task(self._look_again(again))
+
+    async def _look_again(self, again: Sequence[_Watched]) -> None:
+        """A few at a time: one that is not begun is looked at without delay if something is announced meanwhile."""
+        try:
+            for start in range(0, len(again), OTHERS_AT_ONCE):
+                looks = [self._look_soon(each) for each in again[start : start + OTHERS_AT_ONCE] if each.watchers]
+                if looks:
+                    await asyncio.wait(looks)
+        finally:
+            self._again = None
 
 
 def _wake(watchers: list[Watcher]) -> None:

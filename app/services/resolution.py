@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.access import Permission, Principal, may, require
-from app.domain.errors import BytesChanged, NotFound, Unresolvable
+from app.domain.errors import BytesChanged, NotFound, Overloaded, Unresolvable
 from app.domain.grants import DEFAULT_WORKSPACE, Resource
 from app.domain.names import (
     LATEST,
@@ -27,6 +31,10 @@ from app.services.reach import Reach, Want
 from app.services.recording import UnitOfWorkFactory
 from app.services.resources import model_for
 
+MLFLOW_AT_ONCE = 2
+"""Questions for which MLflow is asked at the same time: promotions ask it too, over the same few connections."""
+_LONGEST_WAIT_S = 10.0
+
 
 class Resolver:
     """Args: storage: of which places addresses are given out."""
@@ -43,6 +51,7 @@ class Resolver:
         self._registry = registry
         self._reach = reach
         self._storage = storage
+        self._turns = asyncio.Semaphore(MLFLOW_AT_ONCE)
 
     async def resolve(self, principal: Principal, uri: str, *, workspace: str = DEFAULT_WORKSPACE) -> Resolution:
         """The physical address of a version, of the version that holds an alias, or of a logged model.
@@ -73,7 +82,8 @@ class Resolver:
             is_moving = reference.alias in known.moving
             resolution = _approved(reference, held, workspace)
             return Found(resolution, Remember.NOT if is_moving else Remember.UNTIL_CHANGED)
-        resolution = await self._as_mlflow_says(reference, workspace)
+        async with self._turn():
+            resolution = await self._as_mlflow_says(reference, workspace)
         async with self._unit_of_work() as work:
             if await work.resolutions.not_as_approved(resolution.uri):
                 raise BytesChanged(f"What lies at {resolution.uri} is not what was approved there.")
@@ -103,11 +113,12 @@ class Resolver:
         if may(principal, Permission.REGISTRY_READ, resource):
             require(principal, Permission.MODELS_RESOLVE, resource)
         workspace = resource.workspace
-        if reference.version is not None:
-            await self._registry.get_version(reference.model, reference.version, workspace)
-            raise no_version(reference.model, reference.version, workspace)
-        await self._registry.get_model(reference.model, workspace)
-        raise no_model(reference.model, workspace)
+        async with self._turn():
+            if reference.version is not None:
+                await self._registry.get_version(reference.model, reference.version, workspace)
+                raise no_version(reference.model, reference.version, workspace)
+            await self._registry.get_model(reference.model, workspace)
+            raise no_model(reference.model, workspace)
 
     async def _check_logged_model(self, principal: Principal, model_id: str, workspace: str) -> None:
         """A logged model is of its experiment, as everything that runs have made."""
@@ -138,6 +149,23 @@ class Resolver:
         return next(protected, None)
 
     # What MLflow says.
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """A turn to ask MLflow: who asks for thousands of names that do not exist keeps no promotion waiting.
+
+        Raises:
+            Overloaded: none came in time.
+        """
+        try:
+            async with asyncio.timeout(_LONGEST_WAIT_S):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise Overloaded("Too much is asked of MLflow at a time.", retry_after_s=1) from None
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     async def _as_mlflow_says(self, reference: ModelReference, workspace: str) -> Resolution:
         if reference.model_id is not None:

@@ -161,6 +161,8 @@ RESOLUTION = [
         -- What must be read before more can be said, if it is much.
         unread_bytes bigint,
         due_at timestamptz NOT NULL,
+        -- Counts what was concluded; who looked meanwhile has looked in vain. To be asked for another look is nothing.
+        writes bigint NOT NULL DEFAULT 0,
         PRIMARY KEY (workspace, model, model_created_at, version, version_created_at)
     )
     """,

@@ -125,6 +125,17 @@ def test_an_endpoint_is_shown_with_its_keys_and_what_it_was_sent_last(
     assert json.loads(capsys.readouterr().out)["keys"] == [key]
 
 
+def test_an_endpoint_that_takes_nothing_is_shown_with_the_reason(
+    command: Command, desk: Standin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(desk, "/endpoints/ci", ENDPOINT | {"failing_since": "2026-10-01T06:00:00Z"})
+    answers(desk, "/endpoints/ci/keys", {"items": []})
+    answers(desk, "/deliveries", {"items": [delivery("pending", ATTEMPT) | {"attempts": 1}], "next_cursor": None})
+    answers(desk, "/deliveries/dlv_1", delivery("pending", ATTEMPT))
+    assert command("endpoints", "show", "ci") == 0
+    assert "Is the URL right?" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("states", "status", "said"),
     [

@@ -321,6 +321,16 @@ def test_nothing_is_gone_on_with_that_others_can_change(serving: Serving, folder
     assert not folder.exists()
 
 
+def test_what_lies_there_is_not_called_something_else_where_nothing_says_what_it_is(
+    serving: Serving, folder: Path
+) -> None:
+    folder.mkdir()
+    (folder / "MLmodel").write_bytes(b"the same, or not")
+    serving.listing = {"digest": None, "files": [{"path": "MLmodel", "size": 1, "sha256": None}]}
+    with pytest.raises(InvalidUsage, match="No promotion has pinned this version"):
+        pull(folder)
+
+
 def test_a_folder_of_something_else_is_replaced_by_force_alone(serving: Serving, folder: Path) -> None:
     folder.mkdir()
     pull(folder)  # an empty one is as good as none
@@ -348,7 +358,7 @@ def test_what_holds_no_model_is_not_replaced_even_by_force(serving: Serving, fol
 def test_a_disk_that_is_too_small_is_said_before_anything_is_downloaded(serving: Serving, folder: Path) -> None:
     size = 1 << 60
     serving.listing = {"digest": None, "files": [{"path": "a", "size": size, "sha256": None}]}
-    with pytest.raises(ClientError, match="GiB are free on the disk"):
+    with pytest.raises(ClientError, match=r"[GM]iB are free on the disk"):
         pull(folder)
     assert not serving.read
 

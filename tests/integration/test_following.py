@@ -56,7 +56,12 @@ class Second:
         if last is not None:
             headers["Last-Event-ID"] = last
         with httpx.stream(
-            "GET", f"{self.url}{STREAM}", params={"uri": list(uris)}, headers=headers, timeout=90, trust_env=False
+            "GET",
+            f"{self.url}{STREAM}",
+            params={"uri": list(uris)},
+            headers=httpx.Headers(headers, encoding="latin-1"),
+            timeout=90,
+            trust_env=False,
         ) as answer:
             yield Stream(answer, answer.iter_lines())
 
@@ -111,6 +116,9 @@ def test_who_comes_back_to_a_stream_is_told_only_of_what_has_changed(
     with second.stream(*uris) as stream:
         one, two = stream.event(), stream.event()
         assert [json.loads(each["data"])["version"] for each in (one, two)] == ["1", "2"]
+    for made_up in ("\xff.\xfe", "a b.c d", '".'):
+        with second.stream(*uris, last=made_up) as stream:
+            assert {json.loads(stream.event()["data"])["version"] for _ in uris} == {"1", "2"}
     with second.stream(*uris, last=two["id"]) as stream:
         promote(service, model, "2")
         assert json.loads(stream.event()["data"])["version"] == "2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -11,13 +12,15 @@ import pytest
 from app.adapters.mlflow_registry import MlflowRegistry
 from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.bootstrap.governance import assertion_of
-from app.domain.errors import BytesChanged, Forbidden, NotFound, Unresolvable, UpstreamUnavailable
+from app.domain.errors import BytesChanged, Forbidden, NotFound, Overloaded, Unresolvable, UpstreamUnavailable
 from app.domain.grants import Effect, Grant, Reach, Subject
 from app.domain.names import parse_models_uri
 from app.domain.policies import Policy
 from app.domain.promotions import State, moved
 from app.domain.resolutions import Found, Known, Remember
 from app.domain.roles import Role
+from app.services import resolution
+from app.services.resolution import MLFLOW_AT_ONCE
 from tests.conftest import database_of
 from tests.governing import Court, open_court
 from tests.integration.test_statements import statements
@@ -176,16 +179,50 @@ async def test_what_is_not_as_approved_resolves_under_no_name(court: Court) -> N
     source = court.mlflow.call("GET", "model-versions/get", {"name": model, "version": "1"})["model_version"]
     copy = {"name": other, "source": source["source"], "run_id": source["run_id"]}
     court.mlflow.call("POST", "model-versions/create", copy)
+    folder = source["source"]
+    for lies_at in (f"{folder}/weights", folder.rpartition("/")[0], f"{folder}-old"):
+        court.mlflow.call("POST", "model-versions/create", {**copy, "source": lies_at})
     uris = [f"models:/{model}@production", f"models:/{model}/1", f"models:/{other}/2"]
+    inside, above, beside = (f"models:/{other}/{version}" for version in (3, 4, 5))
     assert len({(await look_up(court, uri)).resolution.uri for uri in uris}) == 1
-    for state in ("changed", "gone"):
+    for state, more in (("changed", [inside, above]), ("gone", [inside])):
         await execute(court, "UPDATE verifications SET state = $1, message = 'x' WHERE model = $2", state, model)
-        for uri in uris:
+        for uri in (*uris, *more):
             with pytest.raises(BytesChanged):
                 await look_up(court, uri)
+        assert (await look_up(court, beside)).resolution.version == "5"
         assert (await look_up(court, f"models:/{model}/2")).resolution.version == "2"
     await execute(court, "UPDATE verifications SET state = 'as_approved', message = NULL WHERE model = $1", model)
     assert (await look_up(court, uris[0])).remember is Remember.UNTIL_CHANGED
+
+
+async def test_who_asks_for_what_does_not_exist_leaves_mlflow_to_others(
+    court: Court, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver, asking, most = court.gateway.services.resolver, 0, 0
+    stranger = court.person("stan")
+
+    async def counted(*_: object) -> None:
+        nonlocal asking, most
+        asking, most = asking + 1, max(most, asking + 1)
+        await asyncio.sleep(0)
+        asking -= 1
+        raise NotFound("There is none.")
+
+    for name in ("get_holder", "get_model", "get_version"):
+        monkeypatch.setattr(resolver._registry, name, counted)
+    uris = [f"models:/made-up-{number}{end}" for number in range(6) for end in ("@production", "/1")]
+    asked = [look_up(court, uri) for uri in uris] + [resolver.check_may_resolve(stranger, uri) for uri in uris]
+    ends = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(end) for end in ends} == {NotFound}
+    assert most == MLFLOW_AT_ONCE
+    monkeypatch.setattr(resolution, "_LONGEST_WAIT_S", 0.01)
+    for _ in range(MLFLOW_AT_ONCE):
+        await resolver._turns.acquire()
+    with pytest.raises(Overloaded, match="Too much is asked"):
+        await look_up(court, uris[0])
+    for _ in range(MLFLOW_AT_ONCE):
+        resolver._turns.release()
 
 
 async def test_an_alias_that_nothing_protects_any_more_is_as_mlflow_says(court: Court) -> None:
@@ -311,6 +348,17 @@ async def test_a_model_that_one_may_not_know_of_is_as_one_that_is_not_there(cour
                 await resolver.resolve(other, f"models:/{name}{end}")
             messages.append(refused.value.message.replace(name, "<it>"))
         assert messages[0] == messages[1]
+
+
+async def test_a_grant_on_one_alias_opens_the_model_by_no_other_name(court: Court) -> None:
+    resolver, model = court.gateway.services.resolver, court.model()
+    for alias, version in (("staging", "1"), ("production", "2"), ("STAGING", "2")):
+        set_alias(court, model, alias, version)
+    one = serving(Grant("a", Role.SERVING, EVERYBODY, Reach(model=model, alias="staging")))
+    assert (await resolver.resolve(one, f"models:/{model}@staging")).version == "1"
+    for end in ("@production", "@STAGING", "@staging-2", "@latest", "/1", "/2", "/latest", "/Staging"):
+        with pytest.raises((NotFound, Forbidden)):
+            await resolver.resolve(one, f"models:/{model}{end}")
 
 
 async def test_the_ledger_is_asked_for_names_as_they_are(court: Court) -> None:

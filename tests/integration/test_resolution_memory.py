@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from app.adapters.postgres.leases import LEASE_S, ResolverLeases, elapsed
-from app.bootstrap import Gateway, open_gateway
+from app.bootstrap.gateway import Gateway, open_gateway
 from app.domain.errors import Unavailable
 from app.domain.names import parse_models_uri
 from app.domain.promotions import State
@@ -216,6 +216,13 @@ async def test_an_alias_that_only_mlflow_knows_is_asked_for_again_when_somebody_
     async with pair.court.database.unit_of_work() as work:
         work.announce(f"{UNGOVERNED_MOVES}:default/{model}")
         await work.commit()
+
+    async def remembers_no_more(gateway: Gateway) -> bool:
+        await gateway.services.resolutions.get(of)
+        return gateway.services.resolutions.recall(of) is None
+
+    for gateway in pair.gateways:
+        await until(partial(remembers_no_more, gateway), "the word that it moves")
     pair.court.mlflow.call("POST", "registered-models/alias", {"name": model, "alias": "blue", "version": "2"})
     for gateway in pair.gateways:
         assert await version(gateway, of) == 2

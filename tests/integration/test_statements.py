@@ -14,7 +14,8 @@ from sqlalchemy.engine import Engine
 
 from app.adapters.postgres.engine import create_engine
 from app.adapters.postgres.unit_of_work import UnitOfWork
-from app.bootstrap import Gateway, WorkerServices, open_gateway, open_worker
+from app.bootstrap.gateway import Gateway, open_gateway
+from app.bootstrap.worker import WorkerServices, open_worker
 from app.domain.grants import Grant, Reach, Subject
 from app.domain.promotions import Filter, Outcome
 from app.domain.roles import Role

@@ -397,6 +397,26 @@ async def test_who_looked_meanwhile_has_looked_in_vain(court: Court) -> None:
     assert await said(court, promotion) == []
 
 
+async def test_who_goes_on_asking_for_another_look_keeps_nothing_from_being_concluded(court: Court) -> None:
+    """As a store does that tells of each object that is read, and anybody who may tell in its place."""
+    promotion, folder = await promoted(court)
+    await look(court)
+    (folder / "new").write_bytes(b"")
+    court.clock.ahead += timedelta(minutes=1)
+
+    class Told(Watched):
+        async def stored(self, uri: str) -> list[StoredFile]:
+            async with court.database.unit_of_work() as work:
+                await work.verifications.make_due([promotion.uri], court.clock.now())
+                await work.commit()
+            return await super().stored(uri)
+
+    await verifying(court, Told()).look()
+    found = await verification(court, promotion)
+    assert (found.state, found.message) == (BytesState.CHANGED, "added: new")
+    assert found.due_at <= court.clock.now()
+
+
 async def test_a_version_that_was_promoted_before_this_was_is_looked_at_too(court: Court) -> None:
     promotion, folder = await promoted(court)
     await execute(court, "DELETE FROM verifications WHERE promotion_id = $1", promotion.id)

@@ -8,10 +8,11 @@ import sys
 import pytest
 
 PROGRAM = """
+import logging
 import structlog
 from app.telemetry import configure_logging
 
-configure_logging(log_format={log_format!r}, log_level="info")
+configure_logging(log_format={log_format!r}, log_level="debug")
 log = structlog.stdlib.get_logger("x")
 
 def verify(token):
@@ -20,6 +21,8 @@ def verify(token):
 try:
     verify("s3cr3t")
 except RuntimeError:
+    for client in ("botocore.parsers", "urllib3.connectionpool", "httpcore.http11"):
+        logging.getLogger(client).debug("<SecretAccessKey>s3cr3t</SecretAccessKey>")
     log.exception("failed", authorization="Bearer s3cr3t", access_token="s3cr3t", path="/x")
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Row, TextClause, literal_column, select, text
+from sqlalchemy import Row, TextClause, and_, func, literal_column, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.tables import verifications
@@ -28,10 +28,15 @@ class Resolutions:
         return await self._known(_OF_VERSION, {"workspace": workspace, "model": model, "version": version})
 
     async def not_as_approved(self, uri: str) -> BytesState | None:
-        """What was found of the bytes at an address, if some version was approved there and they are not so now."""
-        # The condition stands in the text, so that PostgreSQL knows that the index of such rows will do.
-        state = verifications.c.state
-        query = select(state).where(state != literal_column("'as_approved'"), verifications.c.uri == uri).limit(1)
+        """What was found of the bytes at an address, if they are of some version that was approved, and not so now.
+
+        Or those of such a version are a part of them. Of one that is gone, no part is there.
+        """
+        # The condition stands in the text, so that PostgreSQL knows that the index of such rows will do: they are few.
+        state, approved = verifications.c.state, verifications.c.uri
+        is_part = and_(state == literal_column("'changed'"), func.starts_with(approved, uri))
+        is_there = or_(func.starts_with(uri, approved), is_part)
+        query = select(state).where(state != literal_column("'as_approved'"), is_there).limit(1)
         found = await self._connection.scalar(query)
         return None if found is None else BytesState(found)
 

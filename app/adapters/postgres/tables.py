@@ -228,6 +228,7 @@ verifications = Table(
     Column("obstacle", Text),
     Column("unread_bytes", BigInteger),
     _moment("due_at"),
+    Column("writes", BigInteger, nullable=False, server_default="0"),
 )
 
 resolution_epoch = Table("resolution_epoch", metadata, Column("value", BigInteger, nullable=False))

@@ -83,6 +83,7 @@ class Verifications:
         is_same = and_(verifications.c.digest == newer["digest"], verifications.c.uri == newer["uri"])
         for name in ("state", "message"):
             newer[name] = case((is_same, verifications.c[name]), else_=newer[name])
+        newer["writes"] = verifications.c.writes + 1
         await self._connection.execute(statement.on_conflict_do_update(index_elements=_KEY, set_=newer))
 
     async def ensure_holders(self, at: datetime) -> None:
@@ -119,12 +120,17 @@ class Verifications:
         await self._connection.execute(update(verifications).where(*_is(key)).values(stamps=together))
 
     async def save(self, before: Verification, after: Verification) -> bool:
-        """Write what was found, if nobody has written or asked for another look since it was read; whether so."""
+        """Write what was found, if nobody has concluded anything since it was read; whether so.
+
+        If somebody asked for another look meanwhile, it is due. What was found stands: else whoever goes on asking
+        could keep anything from ever being concluded.
+        """
+        was_due = verifications.c.due_at == before.due_at
         result = await self._connection.execute(
             update(verifications)
             .where(
                 *_is(before.key),
-                verifications.c.due_at == before.due_at,
+                verifications.c.writes == before.writes,
                 verifications.c.digest == before.digest,
                 verifications.c.state == before.state.value,
             )
@@ -135,7 +141,8 @@ class Verifications:
                 read_at=after.read_at,
                 obstacle=after.obstacle,
                 unread_bytes=after.unread_bytes,
-                due_at=after.due_at,
+                due_at=case((was_due, after.due_at), else_=verifications.c.due_at),
+                writes=verifications.c.writes + 1,
             )
         )
         return result.rowcount == 1
@@ -212,6 +219,7 @@ def _verification(row: Row[Any], seen: Mapping[str, Seen]) -> Verification:
         obstacle=row.obstacle,
         unread_bytes=row.unread_bytes,
         aliases=tuple(row.aliases or ()),
+        writes=row.writes,
     )
 
 

@@ -72,7 +72,7 @@ def token_for(
                 return _exchanged(gateway, refused, scopes)
             raise NotSignedIn(
                 gateway,
-                f"You are not signed in at {gateway}, and no token is in COUNTERSIGN_TOKEN or COUNTERSIGN_ID_TOKEN_FILE.",
+                f"You are not signed in at {gateway}, and no token is in COUNTERSIGN_TOKEN or {_ID_TOKEN_FILE}.",
             )
     return access_token(gateway, store=store, refused=refused)
 

@@ -43,7 +43,7 @@ _PAUSES_S = (0.5, 15.0)
 """Between two tries: the first, and the longest."""
 _HEX = frozenset("0123456789abcdef")
 _MODEL_FILE = "MLmodel"
-_GIB = 1024**3
+_MIB, _GIB = 1024**2, 1024**3
 
 
 class Progress(Protocol):
@@ -307,9 +307,7 @@ class _Download:
         )
         missing, free = self._found.size - there, shutil.disk_usage(self._folder).free
         if missing > free:
-            raise ClientError(
-                f"{missing / _GIB:,.1f} GiB are missing, and {free / _GIB:,.1f} GiB are free on the disk."
-            )
+            raise ClientError(f"{_amount(missing)} are to be downloaded, and {_amount(free)} are free on the disk.")
 
     def _fetch(self, file: _File) -> str:
         """The SHA-256 of a file that is there."""
@@ -521,6 +519,10 @@ def _make_own(folder: Path) -> None:
     is_ours = os.name == "nt" or (there.st_uid == os.geteuid() and not there.st_mode & 0o022)
     if not stat.S_ISDIR(there.st_mode) or not is_ours:
         raise InvalidUsage(f"{folder} is there already, and others may write in it. Remove it.")
+
+
+def _amount(size: int) -> str:
+    return f"{size / _GIB:,.1f} GiB" if size >= _GIB else f"{size / _MIB:,.1f} MiB"
 
 
 def _escaped(name: str) -> str:

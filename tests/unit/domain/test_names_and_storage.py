@@ -119,6 +119,11 @@ def test_what_is_no_models_uri_is_refused(uri: str) -> None:
         parse_models_uri(uri)
 
 
+def test_who_names_a_run_is_told_to_register_what_it_logged() -> None:
+    with pytest.raises(InvalidInput, match="registered first"):
+        parse_models_uri("runs:/0a1b/model")
+
+
 @given(st.one_of(st.text(max_size=30), st.text("m-a1@/%v.", max_size=12)))
 def test_reading_a_uri_answers_or_refuses(text: str) -> None:
     try:

@@ -56,16 +56,23 @@ def test_a_promotion_that_waits_is_told_in_plain_words_with_a_link() -> None:
         "Asked for by: ann@example.com",
         "Approved by: bob and eve",
         "By: worker",
-        "Workspace: default",
     ]
     assert told.link == "https://gate.example/console/promotions/prm_1"
+
+
+def test_what_goes_without_saying_is_not_said() -> None:
+    told = notification_of(message("promotion.requested", by="ann@example.com", workspace="team-a"), public_url=URL)
+    assert "By: ann@example.com" not in told.text.splitlines()
+    assert told.text.splitlines()[-1] == "Workspace: team-a"
 
 
 def test_what_is_of_no_promotion_leads_to_the_console() -> None:
     told = notification_of(
         {"type": "countersign.endpoint.disabled.v1", "data": {"endpoint": "ci", "reason": "away"}}, public_url=URL
     )
-    assert (told.title, told.link) == ("Endpoint ci is sent nothing any more", "https://gate.example/console")
+    assert told.title == "Endpoint ci is sent nothing any more"
+    assert told.link == "https://gate.example/console/endpoints"
+    assert notification_of({"type": "countersign.policy.changed.v1"}, public_url=URL).link == f"{URL}/console"
 
 
 def test_a_version_that_is_not_there_is_said() -> None:

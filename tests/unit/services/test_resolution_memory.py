@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from app.domain.errors import NotFound
+from app.domain.errors import NotFound, Overloaded
 from app.domain.names import ModelReference, parse_models_uri
 from app.domain.resolutions import Found, Remember, Resolution
-from app.services.following import Following, Refusal
+from app.services.following import LOOK_AGAIN_S, OTHERS_AT_ONCE, Following, Refusal
 from app.services.resolution_memory import Address, Answer, ResolutionMemory, concerns
 
 
@@ -242,3 +242,44 @@ async def test_all_waits_end_with_the_process_and_later_ones_do_not_begin(memory
         assert not await waiting
     with following.watch([HERE]) as late:
         assert not await late.wait_for(60)
+
+
+async def test_what_is_announced_waits_behind_nothing_that_somebody_made_up(
+    ledger: Ledger, memory: ResolutionMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following, begun, look_up = Following(memory), set[str](), ledger.look_up
+    is_slow = False
+
+    async def slow(reference: ModelReference, workspace: str) -> Found:
+        if is_slow and reference.model.startswith("made-up"):
+            begun.add(reference.model)
+            await asyncio.Event().wait()
+        return await look_up(reference, workspace)
+
+    monkeypatch.setattr(memory, "_look_up", slow)
+    made_up = [address(f"models:/made-up-{number}@nothing") for number in range(20)]
+    with following.watch([HERE]) as watcher, following.watch(made_up) as other:
+        await watcher.look()
+        await other.look()
+        await watcher.wait_for(0)
+        is_slow = True
+        following._seconds = LOOK_AGAIN_S - 1
+        following._tick()
+        await asyncio.sleep(0)
+        with following.watch([address(f"models:/made-up-new-{number}@nothing") for number in range(9)]) as late:
+            asking = [asyncio.create_task(following.look(each)) for each in late._watched]
+            ledger.version = 2
+            memory.forget(("default", "iris"))
+            assert await watcher.wait_for(5)
+            assert len(begun) == OTHERS_AT_ONCE
+            is_slow = False
+            memory.forget(("default", "made-up-19"))  # it does not resolve, and that may be over
+            (again,) = [each for each in other._watched if each.address == made_up[19]]
+            async with asyncio.timeout(5):
+                await following.look(again)
+            monkeypatch.setattr("app.services.following.MOST_WAITING", 0)
+            with following.watch([address("models:/made-up-more@nothing")]) as more, pytest.raises(Overloaded):
+                await more.look()
+            for task in [*asking, *memory._flights.values()]:
+                task.cancel()
+    following.end()

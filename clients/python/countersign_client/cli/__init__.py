@@ -7,7 +7,9 @@ commands too (its entry point ``countersign.command``).
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -39,21 +41,27 @@ TOLD = "Who is told"
 def add_commands(cli: typer.Typer) -> None:
     """Add the commands of this package."""
     for command in (promote, explain, approve, reject, withdraw, comment):
-        cli.command(rich_help_panel=PROMOTIONS)(command)
+        cli.command(help=help_of(command), rich_help_panel=PROMOTIONS)(command)
     cli.add_typer(promotions, name="promotions", rich_help_panel=PROMOTIONS)
     cli.add_typer(check, name="check", rich_help_panel=PROMOTIONS)
     for urgent in (rollback, break_glass, reviews, review):
-        cli.command(rich_help_panel=URGENT)(urgent)
+        cli.command(help=help_of(urgent), rich_help_panel=URGENT)(urgent)
     for stand_in in (delegations, delegate, undelegate):
-        cli.command(rich_help_panel=AWAY)(stand_in)
-    cli.command(rich_help_panel=TOLD)(events)
+        cli.command(help=help_of(stand_in), rich_help_panel=AWAY)(stand_in)
+    cli.command(help=help_of(events), rich_help_panel=TOLD)(events)
     cli.add_typer(endpoints, name="endpoints", rich_help_panel=TOLD)
     cli.add_typer(deliveries, name="deliveries", rich_help_panel=TOLD)
     for serving in (resolve, pull):
-        cli.command(rich_help_panel=SERVING)(serving)
+        cli.command(help=help_of(serving), rich_help_panel=SERVING)(serving)
     for who in (login, logout, whoami, exchange):
-        cli.command(rich_help_panel=CALLERS)(who)
+        cli.command(help=help_of(who), rich_help_panel=CALLERS)(who)
     cli.add_typer(token, name="token", rich_help_panel=CALLERS)
+
+
+def help_of(command: Callable[..., None]) -> str:
+    """Its docstring, for terminals of any width: a paragraph is one line, but for those that begin with ``\\b``."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    return "\n\n".join(each if each.startswith("\b") else " ".join(each.split()) for each in paragraphs)
 
 
 def print_version(wanted: bool) -> None:

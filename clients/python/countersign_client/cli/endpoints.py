@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 import typer
 
-from countersign_client.cli.deliveries import WaitForIt, WaitTime, conclude, model_of
+from countersign_client.cli.deliveries import WaitForIt, WaitTime, conclude, model_of, outcome
 from countersign_client.cli.login import AsJson, GatewayOption, chosen
 from countersign_client.cli.options import moment_or_ago, say, seconds
 from countersign_client.cli.printing import print_json, print_table
@@ -78,7 +79,7 @@ def show(name: Name, gateway: GatewayOption = None, *, as_json: AsJson = False) 
         ("state", plain(found.get("state")) + (f": {reason}" if reason else "")),
         ("failing since", moment_of(found.get("failing_since"))),
         *((title, _listed(value)) for title, value in document.items() if title not in {"kind", "name", "disabled"}),
-        ("written", f"{moment_of(found.get('updated_at'))} by {plain(found.get('updated_by'))}"),
+        ("written", f"{moment_of(found.get('updated_at'))} by {plain(found.get('updated_by')).rpartition('|')[2]}"),
     ):
         if value:
             typer.echo(f"{title:<16}{value}")
@@ -93,6 +94,10 @@ def show(name: Name, gateway: GatewayOption = None, *, as_json: AsJson = False) 
             f"  {moment_of(each.get('created_at'))}  {plain(each.get('id'))}  {plain(each.get('state')):<10} "
             f"{plain(each.get('event_type'))} {model_of(each)}".rstrip()
         )
+    if found.get("failing_since") and (failed := _obstacle(address, name, recent)):
+        typer.echo("it takes nothing:")
+        for line in outcome(failed):
+            typer.echo(f"  {line}")
 
 
 @endpoints.command()
@@ -278,6 +283,18 @@ def _say_state(found: Mapping[str, object], *, as_json: bool) -> None:
         print_json(found)
     else:
         typer.echo(f"{plain(found.get('name'))} is {plain(found.get('state'))}.")
+
+
+def _obstacle(gateway: str, name: str, recent: Sequence[Mapping[str, object]]) -> Mapping[str, object] | None:
+    """The delivery that shows why an endpoint takes nothing, with its attempts; none if nothing was tried lately."""
+    from countersign_client.calls import call, pages
+
+    # Those that wait behind it were not tried: it is one of the oldest.
+    waiting = pages(gateway, "/deliveries", {"receiver": f"endpoint:{name}", "state": "pending"}, limit=_MOST)
+    for each in chain(recent, waiting):
+        if each.get("attempts") and each.get("state") in {"pending", "dead"}:
+            return call(gateway, "GET", f"/deliveries/{quote(str(each.get('id')), safe='')}")
+    return None
 
 
 def _path(name: str) -> str:

@@ -43,8 +43,11 @@ def events(
 
     \b
     countersign events --follow --type alias.moved --model iris
-    countersign events --follow --limit 0 --type version.registered --json    # what comes from now on
-    countersign events --follow --after 1042 --json                           # what came after this `sequence`
+    countersign events --follow --limit 0 --type version.registered
+    countersign events --follow --after 1042 --json
+
+    With --follow and --limit 0 it shows what comes from now on; with --after, what came after the `sequence` of an
+    event.
 
     Exit status: 0 done; 1 refused; 2 used wrongly; 3 a login is needed; 4 the gateway does not answer (with --follow,
     at first alone); 130 interrupted.
