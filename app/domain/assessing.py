@@ -326,6 +326,12 @@ def is_blocked(statuses: Iterable[RuleStatus]) -> bool:
     return any(status.standing is Standing.BLOCKED for status in statuses)
 
 
+def whose_approval_is_missing(statuses: Iterable[RuleStatus]) -> str | None:
+    """As ``waits_for``, of people alone; nothing if it is not approvals that are missing."""
+    missing = [status for status in statuses if status.missing]
+    return waits_for(missing) if missing else None
+
+
 def waits_for(statuses: Iterable[RuleStatus]) -> str:
     """What is missing, for a person to read, in one line."""
     missing = [

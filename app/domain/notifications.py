@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from app.domain.events import CATALOGUE, EventType, is_alarm
+from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.legible import legible, listed
 
 QUIET_EVENTS: tuple[EventType, ...] = (
     EventType.READY_FOR_DECISION,
     EventType.REMINDER,
     EventType.APPROVALS_VOID,
+    EventType.WAITS_AGAIN,
     EventType.FAILED,
     EventType.ROLLED_BACK,
     EventType.GLASS_BROKEN,
@@ -119,11 +121,16 @@ def notification_of(message: Mapping[str, object], *, public_url: str) -> Notifi
     kind = _kind_of(str(message.get("type", "")))
     title = TITLES[kind].format_map(_Words(data)) if kind else "Something happened"
     lines = [CATALOGUE[kind].meaning] if kind else [f"Kind: {_plain(message.get('type', ''))}"]
-    lines += [f"{label}: {_plain(data[name])}" for name, label in LABELS.items() if _says_something(data.get(name))]
-    promotion = data.get("promotion")
-    # Quoted, though ids are ours: an address of people is made of nothing else.
-    link = f"{public_url}/console/promotions/{quote(str(promotion), safe='')}" if promotion else f"{public_url}/console"
+    lines += [f"{label}: {_plain(data[name])}" for name, label in LABELS.items() if _says_something(name, data)]
+    link = f"{public_url}/console{_page_of(data)}"
     return Notification(title[:LONGEST_TITLE], "\n".join(lines), link, kind is not None and is_alarm(kind))
+
+
+def _page_of(data: Mapping[str, object]) -> str:
+    if promotion := data.get("promotion"):
+        # Quoted, though ids are ours: an address of people is made of nothing else.
+        return f"/promotions/{quote(str(promotion), safe='')}"
+    return "/endpoints" if data.get("endpoint") else ""
 
 
 class _Words(dict[str, str]):
@@ -152,5 +159,10 @@ _INERT = str.maketrans("<>[]", "()()")
 """Links and mentions are written with these, in Slack, Teams and e-mail."""
 
 
-def _says_something(value: object) -> bool:
+def _says_something(name: str, data: Mapping[str, object]) -> bool:
+    value = data.get(name)
+    if name == "workspace":
+        return bool(value) and value != DEFAULT_WORKSPACE
+    if name == "by":
+        return bool(value) and value != data.get("requested_by")
     return bool(value) or value == 0

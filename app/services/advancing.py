@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from app.adapters.postgres.evidence import Taken
 from app.adapters.postgres.unit_of_work import UnitOfWork
-from app.domain.assessing import Gate, assess, passes
+from app.domain.assessing import Gate, assess, passes, whose_approval_is_missing
 from app.domain.digests import FileDigest, measured
 from app.domain.errors import NotFound, Unresolvable
 from app.domain.promotions import TAKES_NEWER, Kind, Promotion, State, moved
@@ -112,7 +112,9 @@ class Advancing:
                 return present
             after = with_digest(present, digest, at=self._clock.now())
             await work.promotions.save(present, after)
-            tell(work, "promotion.ready_for_decision", after, digest=digest)
+            statuses = assess(await self._lifecycle.cases.of(work, after, at=self._clock.now()))
+            if missing := whose_approval_is_missing(statuses):
+                tell(work, "promotion.ready_for_decision", after, digest=digest, waits_for=missing)
             await work.commit()
         return after
 

@@ -12,7 +12,16 @@ from datetime import datetime, timedelta
 from app.adapters.postgres.evidence import Taken
 from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.access import Permission, Principal, PrincipalKind, may, require, within_scopes
-from app.domain.assessing import Case, Reading, RuleStatus, Vote, assess, progress_of, waits_for
+from app.domain.assessing import (
+    Case,
+    Reading,
+    RuleStatus,
+    Vote,
+    assess,
+    progress_of,
+    waits_for,
+    whose_approval_is_missing,
+)
 from app.domain.audit import SYSTEM_WORKER, Actor
 from app.domain.break_glass import check_may_break
 from app.domain.digests import Measured
@@ -27,6 +36,7 @@ from app.domain.errors import (
     PreconditionFailed,
     SelfApproval,
 )
+from app.domain.events import EventType
 from app.domain.grants import DEFAULT_WORKSPACE, Resource
 from app.domain.identity import CredentialKind
 from app.domain.names import check_version
@@ -57,7 +67,7 @@ from app.services.identifiers import id_of, new_id
 from app.services.lifecycle import LOOK_AGAIN, Lifecycle
 from app.services.measuring import Measuring
 from app.services.pinning import Pinned, Pinning
-from app.services.recording import UnitOfWorkFactory, actor_of, tell, topic_of
+from app.services.recording import UnitOfWorkFactory, actor_of, emit_of, tell, topic_of
 from app.services.resources import model_for, readable
 from app.telemetry import GLASS_BROKEN
 
@@ -621,7 +631,9 @@ class Promotions:
                 await work.jobs.advance_promotion(promotion.id)
                 opened = promotion
             else:
-                opened, _ = await self._lifecycle.settle(work, promotion)
+                opened, statuses = await self._lifecycle.settle(work, promotion)
+                if missing := whose_approval_is_missing(statuses):
+                    emit_of(work, EventType.READY_FOR_DECISION, opened, actor, {"waits_for": missing})
             await work.commit()
         return opened, True
 

@@ -551,6 +551,27 @@ async def test_the_console_shows_who_is_told_and_why_that_failed(desk: Desk) -> 
         assert (await desk.http.get(f"/console{path}", headers=desk.viewer)).status_code == 403
 
 
+async def test_the_console_says_why_an_endpoint_takes_nothing_and_hides_where_people_are_told(desk: Desk) -> None:
+    own = {"kind": "Endpoint", "name": "own", "url": HOOK["url"], "secretFile": "/run/secrets/own"}
+    await desk.apply({"kind": "Endpoint", "name": "people", "channel": "slack", "urlFile": "/run/secrets/people"}, own)
+    await desk.put("silent")
+    await desk.happens("fraud")
+    [made] = await desk.deliveries("silent")
+    await desk.attempted(made["id"], None, DeliveryState.DEAD)
+    async with desk.door.database.unit_of_work() as work:
+        since = desk.door.clock.now()
+        await work.endpoints.set_state("silent", ReceiverState.ACTIVE, reason=None, failing_since=since)
+        await work.commit()
+    listed = await desk.http.get("/console/endpoints", headers=desk.auditor)
+    assert "an address that is secret" in listed.text
+    assert "Failing" in listed.text
+    page = await desk.http.get("/console/endpoints/silent", headers=desk.auditor)
+    for said in ("Failing", "connection refused", made["id"]):
+        assert said in page.text
+    for name in ("people", "own"):
+        assert (await desk.http.get(f"/console/endpoints/{name}", headers=desk.auditor)).status_code == 200
+
+
 async def test_who_administers_pings_and_sends_again_on_the_console(desk: Desk) -> None:
     await desk.put("pressed")
     await desk.happens("fraud")

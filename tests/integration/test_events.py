@@ -161,6 +161,7 @@ async def test_a_promotion_is_told_step_by_step_and_whose_signature_is_missing(s
     found = await scene.since(before, model)
     assert kinds(found) == [
         EventType.REQUESTED,
+        EventType.READY_FOR_DECISION,
         EventType.DECIDED,
         EventType.DECIDED,
         EventType.APPROVED,
@@ -170,17 +171,18 @@ async def test_a_promotion_is_told_step_by_step_and_whose_signature_is_missing(s
     ]
     said = [dict(each.event.data) for each in found]
     assert said[0]["comment"] == "r2 0.52"
-    decided = [(each["by"], each["outcome"], each["comment"], each["missing"]) for each in said[1:3]]
+    decided = [(each["by"], each["outcome"], each["comment"], each["missing"]) for each in said[2:4]]
     assert decided == [("Bob", "approve", "as I see it", 1), ("Cem", "approve", "", 0)]
-    assert "1 approval by group risk" in str(said[1]["waits_for"])
+    assert "1 approval by group ml and 1 approval by group risk" in str(said[1]["waits_for"])
+    assert "1 approval by group risk" in str(said[2]["waits_for"])
     applied = await court.get(asked)
-    for each in said[5:]:
+    for each in said[6:]:
         assert (each["uri"], each["digest"], each["run_id"]) == (applied.uri, applied.digest, applied.run_id)
         assert (each["workspace"], each["promotion"], each["kind"]) == ("default", asked.id, "promotion")
-    assert (said[5]["approved_by"], said[5]["requested_by"]) == (["Bob", "Cem"], "Ada")
-    assert said[5]["policy"] == {"name": model, "revision": 1}
-    moved = found[6].event
-    assert (moved.subject, said[6]["from_version"], said[6]["version"]) == (f"{model}@production", None, "1")
+    assert (said[6]["approved_by"], said[6]["requested_by"]) == (["Bob", "Cem"], "Ada")
+    assert said[6]["policy"] == {"name": model, "revision": 1}
+    moved = found[7].event
+    assert (moved.subject, said[7]["from_version"], said[7]["version"]) == (f"{model}@production", None, "1")
 
 
 async def test_a_rejection_is_told_with_its_reason(scene: Scene) -> None:

@@ -287,6 +287,17 @@ async def test_artifacts_that_are_large_are_read_by_the_worker_and_nobody_decide
     assert (await court.work(asked)).state is State.APPLIED
 
 
+async def test_approvers_are_told_at_once_of_what_waits_for_them_and_of_nothing_else(court: Court) -> None:
+    model = court.model()
+    await court.policy(models=model)
+    waits = await court.ask(model)
+    told = {each["type"]: each.get("waits_for") for each in await court.events(waits)}
+    assert str(told["promotion.ready_for_decision"]).startswith("1 approval by")
+    await court.policy(models=model, autoApprove=True)
+    passes = await court.ask(model, "2")
+    assert "promotion.ready_for_decision" not in {each["type"] for each in await court.events(passes)}
+
+
 async def test_who_looked_at_another_revision_does_not_decide(court: Court) -> None:
     model = court.model()
     await court.policy(models=model, approvals=[{"name": "two", "count": 2, "roles": ["approver"]}])

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from app.adapters.postgres.principals import KnownPrincipal
-from app.bootstrap import WorkerServices, open_worker
+from app.bootstrap.worker import WorkerServices, open_worker
 from app.domain.access import Principal
 from app.domain.audit import Verifier
 from app.domain.digests import FileDigest, measured

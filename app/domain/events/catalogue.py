@@ -177,7 +177,8 @@ _REPLACED_BY = _text("The promotion that took its place.", may_lack=True)
 CATALOGUE: Mapping[EventType, EventKind] = {
     EventType.REQUESTED: _promotion("Somebody asked that a version become the holder of an alias.", comment=_COMMENT),
     EventType.READY_FOR_DECISION: _promotion(
-        "The artifacts of a promotion were read in the background: from now on it can be decided on."
+        "A promotion waits for approvers, who can decide on it from now on.",
+        waits_for=_text("What is missing, for a person to read."),
     ),
     EventType.DECIDED: _promotion(
         "An approver approved or rejected a promotion; it may wait for others.",

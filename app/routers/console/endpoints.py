@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
 from app.domain.access import Permission, Principal, may
 from app.domain.advice import advice
-from app.domain.deliveries import DeliveryState, Filter, Receiver, ReceiverKind
+from app.domain.deliveries import Delivery, DeliveryState, Filter, Receiver, ReceiverKind, is_success
 from app.domain.endpoint_documents import cautions, masked_document
 from app.domain.endpoints import ReceiverState
 from app.domain.errors import Conflict
@@ -91,6 +93,7 @@ async def _endpoint(
     receiver = Receiver(ReceiverKind.ENDPOINT, name)
     found = await services.deliveries.page(Filter(receiver), before=read_cursor(cursor or None), limit=A_PAGE)
     last = found[-1] if len(found) == A_PAGE else None
+    obstacle = await _obstacle(services, receiver, found, stored.failing_since) if stored.failing_since else None
     return shown(
         "endpoint.html",
         principal,
@@ -99,6 +102,7 @@ async def _endpoint(
         here="endpoints",
         status=409 if problem else 200,
         problem=problem,
+        obstacle=obstacle,
         endpoint=stored,
         document=masked_document(stored.endpoint),
         cautions=cautions(stored.endpoint),
@@ -108,6 +112,21 @@ async def _endpoint(
         is_active=stored.state is ReceiverState.ACTIVE,
         key=new_id("key"),
     )
+
+
+async def _obstacle(
+    services: Services, receiver: Receiver, newest: Sequence[Delivery], since: datetime
+) -> tuple[str, str] | None:
+    """The delivery that shows best why a receiver takes nothing, and the reason; none if no attempt is left of any."""
+    undelivered = Filter(receiver, states=(DeliveryState.PENDING, DeliveryState.DEAD), until=since)
+    older = await services.deliveries.page(undelivered, limit=A_PAGE)
+    tried = (each for each in (*newest, *older) if each.attempts and each.state is not DeliveryState.DELIVERED)
+    if (failed := next(tried, None)) is None:
+        return None
+    _, log = await services.deliveries.get(failed.id)
+    if not log or is_success(log[-1]):
+        return None
+    return failed.id, log[-1].error or f"it answered {log[-1].status}"
 
 
 async def _delivery(

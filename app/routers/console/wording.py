@@ -102,12 +102,12 @@ PHASES: Mapping[Phase, Told] = {
 }
 
 RECEIVER_STATES: Mapping[ReceiverState, Told] = {
-    ReceiverState.ACTIVE: Told("Active", "It is sent what it hears.", Tone.GOOD),
+    ReceiverState.ACTIVE: Told("Active", "It is sent the events that it is registered for.", Tone.GOOD),
     ReceiverState.DISABLED: Told("Disabled", "It is sent nothing, and what happens is not kept for it.", Tone.BAD),
 }
 
 DELIVERY_STATES: Mapping[DeliveryState, Told] = {
-    DeliveryState.PENDING: Told("Waiting", "It is sent, or tried again, when its time comes.", Tone.WAITS),
+    DeliveryState.PENDING: Told("Waiting", "It goes out in its turn: after those of its model before it.", Tone.WAITS),
     DeliveryState.DELIVERED: Told("Delivered", "The receiver took it.", Tone.GOOD),
     DeliveryState.SUPERSEDED: Told("Replaced", "A newer message made it pointless.", Tone.OVER),
     DeliveryState.DEAD: Told("Not delivered", "It is not tried again by itself.", Tone.BAD),
@@ -139,6 +139,8 @@ HAPPENINGS: Mapping[str, str] = {
     EventType.STALE: "It is out of date",
     EventType.FAILED: "It failed",
     EventType.ROLLED_BACK: "It was rolled back",
+    EventType.BYTES_CHANGED: "The bytes are not what was approved any more: the version does not resolve",
+    EventType.BYTES_RESTORED: "The bytes are what was approved again",
     "promotion.waits_again": "It waits again",
 }
 """Entries that say what happened because of that."""
