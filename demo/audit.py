@@ -56,7 +56,7 @@ def about(entry: Json) -> str:
     details = entry["details"]
     if "to_version" in details:
         return f"{details['model']}@{details['alias']}: {details['from_version'] or 'none'} → {details['to_version']}"
-    if entry["action"].startswith("deployment."):
+    if entry["action"].startswith(("deployment.", "bytes.")):
         return f"{details['model']} version {details['version']}"
     if "problem" in details:
         return f"{details['problem']}: …/{entry['object'].rpartition('/')[2]}"

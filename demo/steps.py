@@ -6,6 +6,7 @@ import math
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 
@@ -15,6 +16,7 @@ from demo.platform import Connection
 from demo.prober import Predictions, Prober, ask
 from demo.scientist import Scientist, predictions_of
 from demo.screen import Screen
+from demo.sidecar import SideCar
 
 MODEL, ALIAS = "diabetes", "production"
 ALPHAS = (1.0, 0.1)
@@ -130,6 +132,27 @@ class Steps:
         self.screen.fact("uri", found["uri"])
         self.screen.fact("digest", found["digest"])
         return str(found["uri"])
+
+    def following(self) -> SideCar:
+        """Step 5: what runs beside a server of models, and hears of each move of the alias."""
+        side_car = SideCar(self.connection, f"models:/{MODEL}@{ALIAS}")
+        self.screen.line(f"$ {side_car.command} &")
+        return side_car
+
+    def pull(self, side_car: SideCar, promotion: Json, folder: Path) -> None:
+        """Step 5: the bytes themselves, verified, for who has no account at the store."""
+        target = folder / "pulled" / str(promotion["to_version"])
+        self.screen.line(f"$ countersign pull models:/{MODEL}@{ALIAS} {target}")
+        with self.screen.waiting("downloading"):
+            said, seconds = side_car.pull(target)
+        self.screen.overheard(f"{said}  ({seconds:.1f} s)")
+        require(f"(verified, {promotion['digest']})" in said, "what was downloaded is not what was approved")
+
+    def seen(self, side_car: SideCar, *versions: Trained) -> None:
+        """Step 6: who followed the alias heard of each move, and of nothing else."""
+        numbers = [each.version for each in versions]
+        side_car.saw(*numbers)
+        self.screen.done(f"who followed the alias was told of versions {', '.join(numbers)}, each as it took over")
 
     def roll_out(self, promotion: Json) -> None:
         """Step 5: the webhook reaches the deployer, and the deployer reports the version ready."""

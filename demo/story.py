@@ -34,11 +34,14 @@ def tell(connection: Connection, folder: Path, screen: Screen) -> None:
 
     screen.heading(5, "One physical address, and a hand that deploys it")
     uri = steps.resolve(promotion)
-    steps.roll_out(promotion)
-    served = steps.serve(first, uri)
+    with steps.following() as side_car:
+        steps.pull(side_car, promotion, folder)
+        steps.roll_out(promotion)
+        served = steps.serve(first, uri)
 
-    screen.heading(6, f"Version {second.version} takes over and gives way again, while a client never stops asking")
-    update, rollback = replace_and_return(steps, served, second)
+        screen.heading(6, f"Version {second.version} takes over and gives way again, while a client never stops asking")
+        update, rollback = replace_and_return(steps, served, second)
+        steps.seen(side_car, first, second, first)
 
     screen.say("The audit log of all this:")
     entries = audit.entries_after(steps.control, began_after)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 
-from demo.platform import Connection
+from demo.platform import Connection, countersign
 from demo.screen import Screen
 
 OWN_MODEL = "my-model"
@@ -60,7 +60,7 @@ def _page(url: str) -> str | None:
 
 
 def _commands(connection: Connection, file: Path) -> list[str]:
-    python = _relative(Path(sys.executable))
+    python, command = _relative(Path(sys.executable)), _relative(Path(countersign()))
     read = f"import json, sys; print(json.load(open('{file}'))[sys.argv[1]]['access_token'])"
     ask = f"from mlflow import MlflowClient as C; C().set_registered_model_alias('{OWN_MODEL}', 'production', 1)"
     resolve = f"{connection.control}/resolve?uri=models:/{OWN_MODEL}@production"
@@ -77,6 +77,9 @@ def _commands(connection: Connection, file: Path) -> list[str]:
         "# Where it is, and whether it is served yet (POST rows for predictions):",
         f'curl -H "Authorization: Bearer $(token serving)" "{resolve}"',
         f"curl {connection.serve}/{OWN_MODEL}",
+        "",
+        "# Or as a side-car follows it, until Ctrl-C:",
+        f'COUNTERSIGN_TOKEN="$(token serving)" {command} resolve models:/{OWN_MODEL}@production --watch',
     ]
 
 

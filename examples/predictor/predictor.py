@@ -11,7 +11,7 @@ import mlflow.pyfunc
 import pandas as pd
 
 URI, FOLDER = os.environ["MODEL_URI"], os.environ.get("MODEL_FOLDER", "models")
-active = {"version": None, "model": None}
+active = [(None, None)]  # the version and its model, which change together
 
 
 def follow() -> None:
@@ -20,15 +20,19 @@ def follow() -> None:
             for found in countersign_client.follow(URI):
                 pulled = countersign_client.pull(URI, f"{FOLDER}/{found.version}", version=found.version, force=True)
                 model = mlflow.pyfunc.load_model(str(pulled.folder))
-                active.update(version=found.version, model=model)  # who is being answered keeps the one it has
+                active[0] = found.version, model  # who is being answered keeps the one it has
         except Exception as error:  # noqa: BLE001  # whatever it is: go on with what there is, and try again
-            print(f"Still serving version {active['version']}: {error}", flush=True)
+            print(f"Still serving version {active[0][0]}: {error}", flush=True)
             time.sleep(5)
 
 
 class Predictor(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:  # for a readiness probe
+        self.send_response(200 if active[0][1] else 503)
+        self.end_headers()
+
     def do_POST(self) -> None:
-        version, model = active["version"], active["model"]
+        version, model = active[0]
         rows = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))["dataframe_records"]
         answer = (
             {"version": version, "predictions": pd.Series(model.predict(pd.DataFrame(rows))).tolist()} if model else {}

@@ -37,6 +37,8 @@ def test_the_whole_story_happens_and_leaves_nothing_running(tmp_path: Path):
     assert "403 Forbidden" in told.stdout
     assert '{"predictions": [' in told.stdout
     assert re.findall(r"(\d+) requests meanwhile, 0 failed: \d+ by version (\d), \d+ by version (\d)", told.stdout)
+    assert re.search(r"Version 1 of diabetes is in \S+ \(verified, sha256:[0-9a-f]{64}\)", told.stdout)
+    assert "who followed the alias was told of versions 1, 2, 1, each as it took over" in told.stdout
     assert "The audit log is intact" in told.stdout
     assert "All of this really happened" in told.stdout
     assert not (data / "connection.json").exists()
