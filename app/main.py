@@ -12,7 +12,7 @@ from fastapi_offline import FastAPIOffline
 from prometheus_fastapi_instrumentator import Instrumentator
 from starlette.types import ASGIApp
 
-from app.bootstrap import Gateway, open_gateway
+from app.bootstrap.gateway import Gateway, open_gateway
 from app.proxy.asgi import Event, Receive, Scope, Send
 from app.routers import (
     aliases,

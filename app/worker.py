@@ -21,7 +21,7 @@ from app.adapters.postgres.queue import (
     create_queue,
     rescue_jobs_of_dead_workers,
 )
-from app.bootstrap import WorkerServices, open_worker
+from app.bootstrap.worker import WorkerServices, open_worker
 from app.domain.errors import Unavailable
 from app.settings import Settings
 from app.telemetry import (

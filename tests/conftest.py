@@ -7,8 +7,10 @@ import uuid
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 from hypothesis import settings
@@ -21,6 +23,10 @@ from tests.platform import Countersign, MlflowServer, new_countersign, running_m
 # No test is about how long something took; an example may wait for the other core.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# httpx reads all certificates of the world anew for each call and client, over HTTP too: 23 ms of CPU, where the call
+# itself takes 2. A test makes dozens of calls, and asks every 50 ms while it waits.
+httpx._transports.default.create_ssl_context = cache(httpx.create_ssl_context)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

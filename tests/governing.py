@@ -18,7 +18,8 @@ from unittest.mock import patch
 import asyncpg
 
 from app.adapters.postgres.unit_of_work import Database
-from app.bootstrap import Gateway, WorkerServices, open_gateway, open_worker
+from app.bootstrap.gateway import Gateway, open_gateway
+from app.bootstrap.worker import WorkerServices, open_worker
 from app.domain.access import Principal
 from app.domain.grants import Access, applying_to, grants_of_roles
 from app.domain.identity import Identity, PrincipalKind

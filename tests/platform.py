@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from app.bootstrap import open_operator
+from app.bootstrap.operator import open_operator
 from tests.issuer import AUDIENCE, Issuer
 
 PATIENCE_S = 180

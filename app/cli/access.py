@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from app.bootstrap import Operator
+    from app.bootstrap.operator import Operator
     from app.domain.explaining import Held
     from app.services.explaining import Answer
 
@@ -58,7 +58,7 @@ def explain_access(
         )
 
     async def run() -> tuple[Identity, Answer | Sequence[Held]]:
-        from app.bootstrap import open_operator
+        from app.bootstrap.operator import open_operator
 
         async with open_operator(url, roles) as operator:
             identity = await _identity(operator, person, group or [], issuer, claims or [])

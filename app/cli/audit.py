@@ -49,7 +49,7 @@ def verify(
 @audit.command()
 def export() -> None:
     """Print the whole log, a JSON object a line."""
-    from app.bootstrap import open_operator
+    from app.bootstrap.operator import open_operator
 
     async def run() -> None:
         async with open_operator(database_url()) as operator:
@@ -62,7 +62,7 @@ def export() -> None:
 
 
 async def _verify_database() -> Verification:
-    from app.bootstrap import open_operator
+    from app.bootstrap.operator import open_operator
 
     async with open_operator(database_url()) as operator:
         return await operator.audit.verify()

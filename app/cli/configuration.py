@@ -53,7 +53,7 @@ def apply(
         typer.echo("There are no documents in these files.")
 
     async def run(*, dry: bool) -> Sequence[Change]:
-        from app.bootstrap import open_operator
+        from app.bootstrap.operator import open_operator
 
         async with open_operator(url, roles) as operator:
             return await operator.configuration.apply(documents, dry_run=dry, prune=prune, force=force)

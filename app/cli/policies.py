@@ -61,14 +61,14 @@ def _row(revision: Revision) -> dict[str, object]:
 
 
 async def _newest() -> Sequence[Revision]:
-    from app.bootstrap import open_operator
+    from app.bootstrap.operator import open_operator
 
     async with open_operator(database_url()) as operator:
         return await operator.policies.newest()
 
 
 async def _one(name: str, number: int | None) -> Revision:
-    from app.bootstrap import open_operator
+    from app.bootstrap.operator import open_operator
 
     async with open_operator(database_url()) as operator:
         if number is not None:

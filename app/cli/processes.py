@@ -81,7 +81,7 @@ def worker() -> None:
 def migrate() -> None:
     """Bring the database up to date, and protect `production` if there is no policy yet."""
     from app.adapters.postgres.schema import migrate as bring_up_to_date
-    from app.bootstrap import open_operator
+    from app.bootstrap.operator import open_operator
 
     url = database_url()
     revision = bring_up_to_date(url)

@@ -20,7 +20,7 @@ import psycopg
 from joserfc import jwt
 
 from app.adapters.postgres.schema import migrate
-from app.bootstrap import open_operator
+from app.bootstrap.operator import open_operator
 from app.embedded.mlflow_server import HARDENING
 from app.embedded.ports import LOOPBACK
 from bench.proxy.database import running_postgres

@@ -141,7 +141,7 @@ def test_a_version_whose_files_are_gone_cannot_be_promoted(
     mlflow_server.register(model_name)
     shutil.rmtree(mlflow_server.folder_of(model_name, "1"))
     body = {"model": model_name, "alias": "production", "version": "1"}
-    document = problem(service.call("scientist", "POST", "/promotions", json=body), 422, "unresolvable")
+    document = problem(service.call("scientist", "POST", "/promotions", json=body), 422, "no-artifacts")
     assert "no artifacts" in str(document["detail"])
 
 
