@@ -135,6 +135,9 @@ class Station(ABC):
     def __exit__(self, *_: object) -> None:
         self.shut()
 
+    def give_up(self) -> None:  # noqa: B027  # most have nobody behind them
+        """Wait for nobody any more: the calls there are end."""
+
     @abstractmethod
     def serve(self, call: Call) -> Reply | None:
         """Answer a call; ``None`` hangs up."""
@@ -157,11 +160,18 @@ class TollGate(Station):
     def __init__(self, upstream_url: str) -> None:
         super().__init__()
         self._upstream = urlsplit(upstream_url)
+        self._asking: set[http.client.HTTPConnection] = set()
+
+    def give_up(self) -> None:
+        for connection in list(self._asking):
+            if connection.sock:
+                _hang_up(connection.sock)
 
     def serve(self, call: Call) -> Reply | None:
         connection = http.client.HTTPConnection(
             self._upstream.hostname or "", self._upstream.port, timeout=2 * PATIENCE_S
         )
+        self._asking.add(connection)
         try:
             connection.request(call.method, call.path, body=call.body or None, headers=dict(call.headers))
             answer = connection.getresponse()
@@ -169,6 +179,7 @@ class TollGate(Station):
         except (OSError, http.client.HTTPException):
             return None
         finally:
+            self._asking.discard(connection)
             connection.close()
         headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in _OF_ONE_CONNECTION]
         return Reply(answer.status, headers, body)
@@ -240,6 +251,7 @@ class _Server(ThreadingHTTPServer):
         while self._connections and time.monotonic() < deadline:
             for connection in list(self._connections):
                 _hang_up(connection)
+            self.station.give_up()
             time.sleep(0.01)
         self.server_close()
         self.thread.join()
