@@ -15,7 +15,7 @@ import stat
 import threading
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,8 +278,10 @@ class _Download:
         self._remove_strangers({file.path for file in files})
         self._check_room(files)
         pool = ThreadPoolExecutor(max(1, min(at_once, len(files))), thread_name_prefix="pull")
-        running = [pool.submit(self._fetch, file) for file in files]
+        running: list[Future[str]] = []
         try:
+            # Within: who is interrupted while the last are begun must stop the first.
+            running.extend(pool.submit(self._fetch, file) for file in files)
             wait(running, return_when=FIRST_EXCEPTION)
             for future in running:
                 if future.done() and (error := future.exception()):
