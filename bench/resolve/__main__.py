@@ -67,6 +67,8 @@ def main() -> int:
     parser.add_argument("--moves", type=int, default=5, help="of an alias that is watched (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     options = parser.parse_args()
+    if options.watchers <= FEW or options.moves < 1:
+        parser.error(f"--watchers: expected more than {FEW}, which watch another model; --moves: at least 1")
     if shutil.which("wrk") is None:
         print("a program is missing; on Debian and Ubuntu: apt install wrk", file=sys.stderr)
         return 2
