@@ -58,7 +58,7 @@ class FileDigest:
 class Measured:
     """A tree that was digested. ``files`` are in the order of their paths; ``size`` is that of all, in bytes.
 
-    ``listed`` is what the store said of the files that were read, where that is kept.
+    ``listed`` is what the store said of the files that were read, where that is kept, by path.
     """
 
     digest: str

@@ -121,7 +121,7 @@ class Measuring:
             async for digest in found:
                 progress.finished(digest)
         whole = measured(FileDigest(file.path, file.size, sha256) for file, sha256 in progress.done.items())
-        return replace(whole, listed=tuple(progress.done))
+        return replace(whole, listed=tuple(sorted(progress.done, key=lambda file: file.path)))
 
     async def _report(self, promotion_id: str, progress: _Progress, over: asyncio.Event, *, keep: bool) -> None:
         """Write how far it is, every so often and at the end. A database that is away does not stop the reading."""
