@@ -6,6 +6,7 @@ import asyncio
 import base64
 import itertools
 import os
+import socket
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -70,6 +71,7 @@ class Sink:
         self.arrived: defaultdict[str, int] = defaultdict(int)
         self.answers: dict[str, Answer] = {}
         self._runner: web.AppRunner | None = None
+        self._socket: socket.socket | None = None
         self._port = 0
 
     @property
@@ -81,14 +83,19 @@ class Sink:
         application.router.add_post("/{receiver}", self._take)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
-        await site.start()
-        self._port = self._runner.addresses[0][1]
+        self._socket = socket.create_server(("127.0.0.1", self._port))
+        self._port = self._socket.getsockname()[1]
+        await web.SockSite(self._runner, self._socket).start()
 
     async def close(self) -> None:
-        if self._runner:
+        if self._runner and self._socket:
+            # A connection that asyncio has accepted and not made when its server closes is never closed by anybody:
+            # none is accepted any more, and those that were are made, before it does.
+            asyncio.get_running_loop().remove_reader(self._socket)
+            for _ in range(5):
+                await asyncio.sleep(0)
             await self._runner.cleanup()
-            self._runner = None
+            self._runner = self._socket = None
 
     async def _take(self, request: web.Request) -> web.Response:
         name = request.match_info["receiver"]
