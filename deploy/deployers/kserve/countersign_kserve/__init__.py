@@ -1,0 +1,3 @@
+"""Deploys approved model versions to KServe when Countersign calls."""
+
+__version__ = "0.1.0"

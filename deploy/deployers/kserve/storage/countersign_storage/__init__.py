@@ -1,0 +1,1 @@
+"""KServe's storage initializer for ``countersign://name/version``."""

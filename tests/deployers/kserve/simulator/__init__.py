@@ -1,0 +1,1 @@
+"""A stand-in for a Kubernetes cluster that runs KServe: see README.md."""
