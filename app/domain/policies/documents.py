@@ -28,6 +28,8 @@ from app.domain.policies.policy import (
     Soak,
     Supersede,
 )
+from app.domain.policies.rollout_documents import rollout_document, rollout_from_document
+from app.domain.rollouts import AliasMoves
 from app.domain.signatures import signed_by_document, signed_by_from_document
 from app.domain.windows import window_document, window_from_document
 
@@ -36,7 +38,8 @@ _FIELDS = (
     *("name", "models", "alias", "workspaces", "tags"),
     *("approvals", "autoApprove", "rejection", "reasons", "expiry"),
     *("after", "soak", "windows", "checks"),
-    *("supersede", "drift", "companions", "breakGlass", "rollback", "targets"),
+    *("supersede", "drift", "companions", "breakGlass", "rollback"),
+    *("targets", "aliasMoves", "rollout"),
 )
 _RULE_FIELDS = ("name", "count", "roles", "groups", "people", "services")
 _CHECK_FIELDS = ("name", "expression", "posted", "signature", "message", "required")
@@ -77,6 +80,8 @@ def policy_from_document(document: Mapping[str, object], *, revision: int) -> Po
         break_glass=fields.get("breakGlass", _break_glass, BreakGlass(is_allowed=not auto_approve)),
         rollback_approvals=fields.get("rollback", _rollback, ()),
         targets=fields.get("targets", _names, ()),
+        alias_moves=fields.get("aliasMoves", one_of(AliasMoves), _DEFAULT.alias_moves),
+        rollout=fields.get("rollout", rollout_from_document, _DEFAULT.rollout),
     )
     fields.check()
     return policy
@@ -118,6 +123,8 @@ def document_of(policy: Policy) -> dict[str, object]:
         },
         "rollback": {"approvals": [_rule_document(rule) for rule in policy.rollback_approvals]},
         "targets": list(policy.targets),
+        "aliasMoves": policy.alias_moves.value,
+        "rollout": rollout_document(policy.rollout),
     }
 
 

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from app.domain.grants import DEFAULT_WORKSPACE, fold
 from app.domain.policies.approvals import ApprovalRule
 from app.domain.roles import Role
+from app.domain.rollouts import AliasMoves, Rollout
 from app.domain.signatures import SignedBy
 from app.domain.windows import Window
 
@@ -125,6 +126,9 @@ class Companions:
     archived: tuple[tuple[str, str], ...] = ()
 
 
+DEFAULT_ROLLOUT = Rollout()
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """One immutable revision.
@@ -155,6 +159,8 @@ class Policy:
     break_glass: BreakGlass = BreakGlass()
     rollback_approvals: tuple[ApprovalRule, ...] = ()
     targets: tuple[str, ...] = ()
+    alias_moves: AliasMoves = AliasMoves.BEFORE
+    rollout: Rollout = DEFAULT_ROLLOUT
 
     def protects(
         self, model: str, alias: str, *, workspace: str = DEFAULT_WORKSPACE, tags: dict[str, str] | None = None

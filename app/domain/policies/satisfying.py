@@ -21,6 +21,7 @@ from app.domain.grants import LONGEST_NAME, LONGEST_PATTERN, MOST_STARS, fold
 from app.domain.names import check_alias, check_model
 from app.domain.policies.approvals import Approval, ApprovalRule, assign
 from app.domain.policies.patterns import can_match_together
+from app.domain.policies.planning import misplanned
 from app.domain.policies.policy import DAY_S, Policy
 from app.domain.windows import HORIZON, Calendar, opening
 
@@ -47,6 +48,7 @@ def contradictions(policy: Policy) -> list[Problem]:
         *_people("rollback.approvals", policy.rollback_approvals),
         *_times(policy),
         *_emergency(policy),
+        *misplanned(policy),
     ]
 
 
