@@ -195,21 +195,50 @@ class Deployer(Station):
         self.refusals: list[str] = []
         self.answers: list[int] = []
         """Statuses for the next calls; 204 when there are none left."""
+        self.known: dict[str, Mapping[str, Any] | Reply] = {}
+        """What it says of a deployment when it is asked; of others it says that there are none."""
+        self.answers_questions = False
+        """Whether it says that in the way of the contract."""
+        self.signs_answers_with = ""
+        """The secret with which it signs what it answers to questions; none: it does not sign."""
 
     def serve(self, call: Call) -> Reply:
+        signed = f"GET {call.path}".encode() if call.method == "GET" else call.body
+        headers = {name.lower(): value for name, value in call.headers.items()}
         try:
-            Webhook(self.secret).verify(call.body, {name.lower(): value for name, value in call.headers.items()})
+            Webhook(self.secret).verify(signed, headers, json_parse=False)
         except (WebhookVerificationError, ValueError) as error:
             self.refusals.append(str(error))
             return Reply(401)
+        if call.method == "GET":
+            return self._signed(self._tell(call.path.rpartition("/")[2]), headers["webhook-id"])
         return Reply(self.answers.pop(0) if self.answers else 204)
+
+    def _signed(self, reply: Reply, question: str) -> Reply:
+        if not self.signs_answers_with:
+            return reply
+        now = datetime.now(UTC)
+        signature = Webhook(self.signs_answers_with).sign(question, now, reply.body.decode())
+        stamp = str(int(now.timestamp()))
+        signed = [("webhook-id", question), ("webhook-timestamp", stamp), ("webhook-signature", signature)]
+        return Reply(reply.status, reply.headers + signed, reply.body)
+
+    def _tell(self, deployment_id: str) -> Reply:
+        known = self.known.get(deployment_id)
+        if isinstance(known, Reply):
+            return known
+        if known is not None:
+            return Reply(200, [("content-type", "application/json")], json.dumps(known).encode())
+        kind = "application/problem+json" if self.answers_questions else "text/html"
+        return Reply(404, [("content-type", kind)], b"{}")
 
     def received(self, model: str) -> list[tuple[str, dict[str, Any]]]:
         """The ``webhook-id`` and the event of each message about a model, in the order they came."""
-        found = [(call.headers["webhook-id"], json.loads(call.body)) for call in list(self.served)]
+        calls = [call for call in list(self.served) if call.method == "POST"]
+        found = [(call.headers["webhook-id"], json.loads(call.body)) for call in calls]
         return [(name, event) for name, event in found if event["data"]["resource"] == model]
 
-    def report(self, event: Mapping[str, Any], phase: str, *, sequence: int = 1) -> httpx.Response:
+    def report(self, event: Mapping[str, Any], phase: str, *, sequence: int = 1, **more: Any) -> httpx.Response:
         """Tell Countersign how the deployment is that an event asked for, as a deployer does."""
         data, generation = event["data"], event["data"]["generation"]
         message = f"status-{event['id']}-{sequence}"
@@ -218,7 +247,7 @@ class Deployer(Station):
             "specversion": "1.0",
             "id": message,
             "type": "countersign.deployment.status.v1",
-            "data": status | {"sequence": sequence, "phase": phase},
+            "data": {**status, "sequence": sequence, "phase": phase, **more},
         }
         body, now = json.dumps(document), datetime.now(UTC)
         headers = {

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from app.embedded.processes import carrying, is_running
+from tests.e2e import bootstrap_story
 from tests.platform import free_port
 from tests.running import RunningUp, running_up, try_up
 
@@ -159,6 +160,13 @@ def test_up_recovers_a_folder_whose_up_and_guardian_were_killed(again: tuple[Run
     token = before["scientist"]["access_token"]
     answer = httpx.get(f"{after['control']}/me", headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code == 200, "a token of the run before is still good"
+
+
+@pytest.mark.ray
+def test_bootstrap_goes_from_projects_to_models_that_answer(
+    again: tuple[RunningUp, dict[str, Any]], tmp_path: Path
+) -> None:
+    bootstrap_story.tell(again[0], tmp_path / "bootstrap")
 
 
 @pytest.mark.ray

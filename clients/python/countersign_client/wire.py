@@ -145,6 +145,8 @@ def _object(where: str | None, status: int, body: bytes, largest: int) -> Mappin
         answer = json.loads(body) if len(body) <= largest else None
     except (ValueError, RecursionError):  # the second of what is nested without end
         answer = None
+    if isinstance(answer, list):
+        answer = {"items": answer}  # what is few is not paged, and reads as a page of all
     if not isinstance(answer, dict):
         raise Refused(f"{where} does not answer as a Countersign gateway does ({status}).")
     return answer
