@@ -14,10 +14,12 @@ from typing import Any, Protocol
 
 from app.domain.access import Principal
 from app.domain.deliveries import Attempt, Call
+from app.domain.deployments import MetricsSource
 from app.domain.digests import FileDigest, StoredFile
 from app.domain.downloads import LentCredentials, SignedUrls
 from app.domain.errors import CountersignError
 from app.domain.facts import Evaluated
+from app.domain.gates import Reading
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.identity import Identity, Verified
 from app.domain.registrations import Registration
@@ -498,6 +500,43 @@ class WebhookSender(Protocol):
         """One attempt, and the seconds after which the receiver wants to be asked again, if it said so."""
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A signed GET to a target. ``secrets`` and ``allowed_networks`` are as of ``app.domain.deliveries.Call``."""
+
+    url: str
+    """Of the target."""
+    name: str
+    """The last segment of the path, below the target's."""
+    message_id: str
+    secrets: tuple[str, ...] = field(repr=False)
+    allowed_networks: tuple[str, ...] = ()
+    timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a target answered: ``status`` is none, and ``error`` says why, if it did not.
+
+    ``headers`` are those of a signature, if it has one; ``is_undisturbed``: nobody could have stood in between, as it
+    came by TLS or from this machine.
+    """
+
+    status: int | None
+    body: bytes = b""
+    content_type: str = ""
+    error: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_undisturbed: bool = False
+
+
+class TargetAsker(Protocol):
+    """Asks targets how they are doing; never raises for what they do."""
+
+    async def ask(self, question: Question) -> Answered:
+        """The answer, of at most 256 KiB."""
+
+
 class Presence(Protocol):
     """A number that nobody else has, by which what is held in the database is known to be held by somebody alive."""
 
@@ -517,11 +556,18 @@ class Presences(Protocol):
         """A new number, for as long as this is open. Raises ``Unavailable``."""
 
 
-class SignatureVerifier(Protocol):
-    """Checks who sent a webhook to us."""
+class Signatures(Protocol):
+    """Checks who sent a webhook to us, and signs what we answer."""
 
     def verify(self, secret: str, headers: Mapping[str, str], body: bytes) -> bool:
         """Whether ``body`` was signed with ``secret``, lately."""
+
+    def sign(self, secrets: Sequence[str], message_id: str, body: str) -> Mapping[str, str]:
+        """The headers of a message that is signed now, with each of ``secrets``.
+
+        Raises:
+            ValueError: a secret cannot sign; nothing of it is told.
+        """
 
 
 class Sealer(Protocol):
@@ -558,6 +604,24 @@ class Expressions(Protocol):
         Never raises for what the facts are: what is absent, of another type or no number does not hold, and the message
         says so.
         """
+
+
+class QueryLanguage(Protocol):
+    """PromQL, as far as it can be read before it is asked."""
+
+    def check(self, query: str, *, field: str) -> None:
+        """Return if a query gives numbers at one time.
+
+        Raises:
+            InvalidInput: names ``field``: it cannot be read, or gives something else, as ``up[5m]`` does.
+        """
+
+
+class Metrics(Protocol):
+    """Asks the Prometheus of a target."""
+
+    async def read(self, source: MetricsSource, query: str) -> Reading:
+        """What a query gives now, by the clock of that Prometheus. Whatever goes wrong is told by the reading."""
 
 
 class Subscription(Protocol):

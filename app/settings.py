@@ -223,6 +223,14 @@ class Settings(BaseSettings):
         "files of versions looked at that hold no alias any more.",
     )
 
+    inventory_s: int = Field(
+        default=60,
+        ge=1,
+        le=600,
+        description="Seconds between two looks at what targets serve ([inventory.md](../guides/inventory.md)): a "
+        "divisor of 60, or whole minutes that divide an hour.",
+    )
+
     webhook_networks: CommaSeparated = Field(
         default=[],
         description="Private networks, as `10.0.0.0/8` (or `private`: all of them), in which administrators may "
@@ -315,7 +323,7 @@ class Settings(BaseSettings):
             raise ValueError("at least one algorithm is needed")
         return value
 
-    @field_validator("reconcile_s", "verify_s")
+    @field_validator("reconcile_s", "verify_s", "inventory_s")
     @classmethod
     def _divides_the_clock(cls, value: int) -> int:
         minute = hour = 60
@@ -484,6 +492,12 @@ def secret(name: str) -> str | None:
         return Path(file).read_text().strip()
     except OSError as error:
         raise InvalidConfiguration(f"{variable}_FILE: {file} cannot be read: {error.strerror}") from None
+
+
+def webhook_ca_file() -> Path | None:
+    """The file that is set, for a command that needs no other setting."""
+    value = os.environ.get("COUNTERSIGN_WEBHOOK_CA_FILE", "")
+    return Path(value) if value else None
 
 
 def open_routes() -> frozenset[str]:

@@ -53,6 +53,12 @@ DELIVERIES_OLDEST_SECONDS = Gauge(
 GLASS_BROKEN = Counter("countersign_glass_broken_total", "Times somebody broke the glass of an alias.")
 DRIFTS = Counter("countersign_drifts_total", "Protected aliases that were found moved past the gateway.")
 DRIFTS_OPEN = Gauge("countersign_drifts_open", "Protected aliases that MLflow shows otherwise than they should be.")
+DEPLOYMENTS_DRIFTED = Gauge(
+    "countersign_deployments_drifted", "Deployments of which what is served is not as it should be.", ["drift"]
+)
+LOOKED_AT_TARGETS_AT = Gauge(
+    "countersign_targets_looked_at_timestamp_seconds", "When all targets were last asked what they serve."
+)
 BYTES_NOT_AS_APPROVED = Gauge(
     "countersign_versions_not_as_approved",
     "Versions that hold protected aliases and whose bytes changed, are gone, or could not be seen for a day.",

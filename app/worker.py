@@ -29,6 +29,7 @@ from app.telemetry import (
     DELIVERIES_PENDING,
     DRIFTS_OPEN,
     JOBS,
+    LOOKED_AT_TARGETS_AT,
     PROMOTIONS,
     RECONCILED_AT,
     VERIFIED_AT,
@@ -59,6 +60,7 @@ async def run_worker(settings: Settings) -> None:
         _declare_measuring(queue, services)
         _declare_noticing(queue, services)
         _declare_verifying(queue, services, verify_s=settings.verify_s)
+        _declare_looking_at_targets(queue, services, inventory_s=settings.inventory_s)
         async with queue.open_async():
             _log.info("worker_ready", concurrency=CONCURRENCY)
             await _until_asked_to_stop(
@@ -113,6 +115,10 @@ def _declare_tasks(queue: App, services: WorkerServices) -> None:
     @queue.task(name="advance_promotion", retry=KeepTrying(), pass_context=True)
     async def advance_promotion(context: JobContext, promotion_id: str) -> None:
         await _counted(context, lambda: services.advancing.advance(promotion_id), promotion=promotion_id)
+
+    @queue.task(name="advance_rollout", retry=KeepTrying(), pass_context=True)
+    async def advance_rollout(context: JobContext, promotion_id: str) -> None:
+        await _counted(context, lambda: services.going_back.advance(promotion_id), promotion=promotion_id)
 
 
 def _declare_looks(queue: App, services: WorkerServices, *, reconcile_s: int) -> None:
@@ -174,6 +180,23 @@ def _declare_verifying(queue: App, services: WorkerServices, *, verify_s: int) -
         await _counted(context, services.verifying.read)
 
 
+def _declare_looking_at_targets(queue: App, services: WorkerServices, *, inventory_s: int) -> None:
+    """Asking targets what they serve. What is under way is asked after every minute, however rarely the rest is."""
+
+    @queue.periodic(cron=_every(min(inventory_s, _MINUTE)))
+    @queue.task(name="look_at_targets", queueing_lock="look_at_targets", lock="look_at_targets", pass_context=True)
+    async def look_at_targets(context: JobContext, timestamp: int) -> None:  # noqa: ARG001  # the queue passes it
+        async def look() -> None:
+            try:
+                await services.looking_at_targets.look()
+            except Unavailable as error:
+                _log.warning("looking_at_targets_skipped", reason=error.message)
+            else:
+                LOOKED_AT_TARGETS_AT.set_to_current_time()
+
+        await _counted(context, look)
+
+
 def _declare_noticing(queue: App, services: WorkerServices) -> None:
     """Looking for versions that were registered past the gateway."""
 
@@ -204,7 +227,7 @@ def _declare_measuring(queue: App, services: WorkerServices) -> None:
 
 
 def _every(seconds: int) -> str:
-    """A cron expression for ``COUNTERSIGN_RECONCILE_S`` and ``COUNTERSIGN_VERIFY_S``."""
+    """A cron expression for ``COUNTERSIGN_RECONCILE_S``, ``COUNTERSIGN_VERIFY_S`` and ``COUNTERSIGN_INVENTORY_S``."""
     return f"* * * * * */{seconds}" if seconds < _MINUTE else f"*/{seconds // _MINUTE} * * * *"
 
 

@@ -8,6 +8,7 @@ from app.adapters.calendar import RecurrenceCalendar
 from app.adapters.clock import SystemClock
 from app.adapters.expressions import CelExpressions
 from app.adapters.postgres.unit_of_work import Database
+from app.adapters.promql import PromqlParser
 from app.domain.grants import Grant
 from app.services.configuration import Configuration
 from app.services.policies import Policies
@@ -15,7 +16,13 @@ from app.services.policies import Policies
 
 def policies_of(database: Database) -> Policies:
     clock = SystemClock()
-    return Policies(database.unit_of_work, clock, expressions=CelExpressions(), calendar=RecurrenceCalendar(clock))
+    return Policies(
+        database.unit_of_work,
+        clock,
+        expressions=CelExpressions(),
+        queries=PromqlParser(),
+        calendar=RecurrenceCalendar(clock),
+    )
 
 
 def configuration_of(database: Database, settings: Iterable[Grant] = ()) -> Configuration:

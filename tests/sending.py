@@ -30,6 +30,7 @@ from app.domain.endpoints import ANY_PRIVATE, Endpoint
 from app.domain.events import Event, EventType
 from app.domain.promotions import AliasKey
 from app.domain.roles import Role
+from app.services.calling import Calling
 from app.services.deliveries import Deliveries
 from app.services.deployments import Deployments
 from app.services.disabling import Disabling
@@ -37,6 +38,7 @@ from app.services.dispatching import Dispatcher, Limits
 from app.services.fanning_out import FanningOut
 from app.services.identifiers import new_id
 from app.services.receivers import Receivers
+from app.services.rolling_out import RollingOut
 from tests.principals import principal
 
 PUBLIC_URL = "https://countersign.example"
@@ -134,7 +136,15 @@ class Office:
             self.changes,
             self.sender,
             Receivers(work, Secrets(), self.clock),
-            Disabling(work, Deployments(work, self.clock), self.clock),
+            Disabling(
+                work,
+                Deployments(
+                    work,
+                    self.clock,
+                    RollingOut(self.clock, Calling(self.clock, public_url="https://countersign.example")),
+                ),
+                self.clock,
+            ),
             self.clock,
             limits=limits,
         )

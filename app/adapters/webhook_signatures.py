@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -39,7 +39,15 @@ def signatures(secrets: tuple[str, ...], message_id: str, at_s: int, body: str) 
 
 
 class StandardWebhooks:
-    """See ``app.ports.SignatureVerifier``. Compares in constant time and refuses what is older than five minutes."""
+    """See ``app.ports.Signatures``. Compares in constant time and refuses what is older than five minutes."""
+
+    def sign(self, secrets: Sequence[str], message_id: str, body: str) -> Mapping[str, str]:
+        seconds = int(time.time())
+        return {
+            "webhook-id": message_id,
+            "webhook-timestamp": str(seconds),
+            "webhook-signature": signatures(tuple(secrets), message_id, seconds, body),
+        }
 
     def verify(self, secret: str, headers: Mapping[str, str], body: bytes) -> bool:
         try:

@@ -29,6 +29,7 @@ from app.routers.resolution import written
 from app.routers.services import Services
 from app.services.aliases import Aliases
 from app.services.callbacks import Callbacks
+from app.services.calling import Calling
 from app.services.checks import Checks
 from app.services.comments import Comments
 from app.services.contributing import Contributing
@@ -43,12 +44,15 @@ from app.services.explaining import Explaining
 from app.services.following import Following
 from app.services.grants import Grants
 from app.services.health import Health
+from app.services.inventory import Inventory
 from app.services.principals import Principals
 from app.services.reach import Reach
 from app.services.recording import UNGOVERNED_MOVES, AuditTrail
 from app.services.resolution import Resolver
 from app.services.resolution_memory import ResolutionMemory
 from app.services.reviews import Reviews
+from app.services.rolling_out import RollingOut
+from app.services.rollouts import Rollouts
 from app.services.storage_events import StorageEvents
 from app.settings import Settings
 
@@ -107,7 +111,9 @@ async def open_gateway(settings: Settings, clock: Clock | None = None) -> AsyncI
             audit=audit,
             pages=pages,
         )
-        deployments, operators_grants = Deployments(work, clock), grants_of_roles(settings.roles)
+        calling = Calling(clock, public_url=settings.public_url)
+        rolling_out = RollingOut(clock, calling)
+        deployments, operators_grants = Deployments(work, clock, rolling_out), grants_of_roles(settings.roles)
         resolver = Resolver(work, registry, reach, storage=settings.storage)
         lease = ResolverLease(settings.database_url.get_secret_value(), changes)
         resolutions = ResolutionMemory(resolver.look_up, lease, written)
@@ -147,6 +153,8 @@ async def open_gateway(settings: Settings, clock: Clock | None = None) -> AsyncI
             ),
             policies=policies_of(database, clock),
             deployments=deployments,
+            rollouts=Rollouts(work, rolling_out),
+            inventory=Inventory(work, calling, clock),
             callbacks=Callbacks(deployments, secrets, StandardWebhooks()),
             deliveries=Deliveries(work, clock, public_url=settings.public_url),
             endpoints=Endpoints(work, clock, secrets=secrets, networks=settings.webhook_networks),

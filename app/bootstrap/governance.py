@@ -14,6 +14,7 @@ from app.adapters.model_signatures import ModelSignatures
 from app.adapters.object_store import ObjectStores
 from app.adapters.postgres.changes import PostgresChanges
 from app.adapters.postgres.unit_of_work import Database
+from app.adapters.promql import PromqlParser
 from app.adapters.secrets import Secrets
 from app.domain.grants import grants_of_roles
 from app.ports import Clock
@@ -66,7 +67,13 @@ def governance_of(
 
 
 def policies_of(database: Database, clock: Clock) -> Policies:
-    return Policies(database.unit_of_work, clock, expressions=CelExpressions(), calendar=RecurrenceCalendar(clock))
+    return Policies(
+        database.unit_of_work,
+        clock,
+        expressions=CelExpressions(),
+        queries=PromqlParser(),
+        calendar=RecurrenceCalendar(clock),
+    )
 
 
 def promotions_of(governance: Governance, database: Database, changes: PostgresChanges, clock: Clock) -> Promotions:

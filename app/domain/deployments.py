@@ -6,24 +6,116 @@ reports what it observed for a generation; reports that are late or out of order
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
 from app.domain.errors import NotFound
 from app.domain.grants import DEFAULT_WORKSPACE
+from app.domain.phases import REASONS, Phase, Reason
 
 
-class Phase(StrEnum):
-    """What a deployer says of a generation."""
+class Action(StrEnum):
+    APPLY = "apply"
+    REMOVE = "remove"
+    """The target is to serve nothing of the model."""
 
-    REQUESTED = "Requested"  # we called, or are about to; the deployer has not reported yet
-    ACCEPTED = "Accepted"
-    PROGRESSING = "Progressing"
-    READY = "Ready"
-    FAILED = "Failed"  # the model or its configuration is bad: trying again is no use
-    SUPERSEDED = "Superseded"
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """A version that a target can load: where its files are, and their digest."""
+
+    version: str
+    uri: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A version that a target says it has loaded.
+
+    ``weight`` is the percentage of the requests that it gets; ``name`` is what the target's own metrics call it;
+    ``digest`` is that of the files it has loaded, none if the target does not know.
+    """
+
+    version: str
+    weight: int
+    is_ready: bool
+    url: str = ""
+    name: str = ""
+    digest: str | None = None
+
+
+class Drift(StrEnum):
+    """How what a target serves differs from what it is to serve."""
+
+    OTHER_BYTES = "other_bytes"
+    """The version is the right one, and its files are not those that were approved."""
+    OTHER_VERSION = "other_version"
+    OTHER_WEIGHT = "other_weight"
+    MISSING = "missing"
+    UNAPPROVED = "unapproved"
+    """It is to serve, and serves, what no promotion has approved any more: the alias is held by another version."""
+    UNHEALTHY = "unhealthy"
+    SILENT = "silent"
+    """It was not heard of for a while, and does not answer."""
+
+
+class Health(StrEnum):
+    """How a target does with a model, whatever it should serve."""
+
+    UNKNOWN = "unknown"
+    """It has not been ready with this generation yet, or it is not heard of."""
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    """It was ready, and something of it is being put right."""
+    UNHEALTHY = "unhealthy"
+    GONE = "gone"
+    """It was taken away, as somebody wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a target was ready with last: of which generation and promotion, and since when it serves this version."""
+
+    version: str
+    generation: int
+    promotion_id: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One generation of a deployment: what it was to be, and what came of it. A row of its history."""
+
+    deployment_id: str
+    generation: int
+    action: Action
+    version: str
+    uri: str
+    digest: str
+    weight: int
+    stable: Bytes | None
+    promotion_id: str
+    phase: Phase
+    reason: Reason
+    message: str
+    requested_at: datetime
+    ready_at: datetime | None
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSource:
+    """A Prometheus that knows how what a target serves is doing.
+
+    ``token`` is a reference to a secret (see ``app.domain.endpoints.Endpoint``), sent as a bearer token.
+    """
+
+    url: str
+    token: str | None = None
+    allowed_networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +132,9 @@ class Target:
     callback_secrets: tuple[str, ...]
     allowed_networks: tuple[str, ...] = ()
     deadline_s: int = 900
+    options: Mapping[str, object] = field(default_factory=dict)
+    """What its administrator says how models are to run there; passed on to the deployer, which knows them."""
+    metrics: MetricsSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +150,25 @@ class Deployment:
     digest: str
     promotion_id: str
     phase: Phase
-    reason: str
+    reason: Reason
     message: str
     observed_generation: int
     sequence: int
     requested_at: datetime
     updated_at: datetime
     workspace: str = DEFAULT_WORKSPACE
+    action: Action = Action.APPLY
+    weight: int = 100
+    """Of the requests, the percentage that ``version`` is to get; ``stable`` gets the rest."""
+    stable: Bytes | None = None
+    serving: tuple[Serving, ...] = ()
+    heard_at: datetime | None = None
+    served: Served | None = None
+    looked_at: datetime | None = None
+    obstacle: str | None = None
+    """Why the target, when it was asked last, told nothing; none if it did, or is never asked."""
+    drift: Drift | None = None
+    drifted_since: datetime | None = None
 
     @property
     def resource(self) -> str:
@@ -79,7 +186,43 @@ class Deployment:
 
     @property
     def has_failed(self) -> bool:
-        return self.phase is Phase.FAILED and self.observed_generation == self.generation
+        return self.phase in {Phase.FAILED, Phase.ERRORED} and self.observed_generation == self.generation
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether its target was ready with this generation at some time."""
+        return self.served is not None and self.served.generation == self.generation
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was to be taken away, and is."""
+        return self.action is Action.REMOVE and self.is_ready
+
+    @property
+    def health(self) -> Health:
+        """How it does; see ``HEALTH``."""
+        if self.is_gone:
+            return Health.GONE
+        if self.drift is Drift.SILENT:
+            return Health.UNKNOWN
+        if self.is_ready and any(each.weight and not each.is_ready for each in self.serving):
+            return Health.DEGRADED
+        if self.was_ready and self.reason and not self.is_ready:
+            return Health.UNHEALTHY  # what is wrong lasts: it is reported with *Progressing* meanwhile
+        return HEALTH[self.phase] if self.was_ready or self.phase in _ENDS else Health.UNKNOWN
+
+
+HEALTH: Mapping[Phase, Health] = {
+    Phase.REQUESTED: Health.UNKNOWN,
+    Phase.ACCEPTED: Health.DEGRADED,
+    Phase.PROGRESSING: Health.DEGRADED,
+    Phase.READY: Health.HEALTHY,
+    Phase.FAILED: Health.UNHEALTHY,
+    Phase.ERRORED: Health.UNHEALTHY,
+    Phase.SUPERSEDED: Health.UNKNOWN,
+}
+"""What a report means once the target was ready: a promotion that is settled is not undone by it, and this is shown."""
+_ENDS = frozenset({Phase.READY, Phase.FAILED, Phase.ERRORED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,27 +233,73 @@ class Report:
     observed_generation: int
     sequence: int
     phase: Phase
-    reason: str
+    reason: Reason
     message: str
+    serving: tuple[Serving, ...] = ()
 
 
-def observed(deployment: Deployment, report: Report, *, at: datetime) -> Deployment | None:
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which deployments are looked for; all of what is said must be so. ``among`` are workspaces and models."""
+
+    target: str | None = None
+    workspace: str | None = None
+    model: str | None = None
+    version: str | None = None
+    promotion: str | None = None
+    phase: Phase | None = None
+    drifts: tuple[Drift, ...] = ()
+    is_drifted: bool | None = None
+    among: Sequence[tuple[str, str]] | None = None
+
+
+def observed(
+    deployment: Deployment, report: Report, *, at: datetime, asked_after: int | None = None
+) -> Deployment | None:
     """The deployment after a report; ``None`` when the report is late and changes nothing.
 
     A report counts only for the generation that is desired now, and only if its sequence is higher than the last one
     seen: status callbacks are retried and may overtake each other.
+
+    Args:
+        deployment: as it is now.
+        report: what its target says.
+        at: the present.
+        asked_after: of an answer to a question: the sequence that was known when it was asked. An answer with a lower
+            one comes from a deployer that has lost its state and counts anew: it is believed unless a report came
+            meanwhile.
     """
     if report.generation != deployment.generation or report.observed_generation != deployment.generation:
         return None
     if deployment.observed_generation == report.generation and report.sequence <= deployment.sequence:
-        return None
+        counts_anew = asked_after == deployment.sequence and report.sequence < deployment.sequence
+        if not counts_anew:
+            return None
+    return _after(deployment, report, at=at)
+
+
+def _after(deployment: Deployment, report: Report, *, at: datetime) -> Deployment:
+    served, phase = deployment.served, report.phase
+    if phase is Phase.READY and report.reason and any(each.weight and not each.is_ready for each in report.serving):
+        # It was ready, and what gets requests does not answer them any more: it is on its way back at best.
+        phase = Phase.PROGRESSING
+    if phase is Phase.READY and deployment.action is Action.REMOVE:
+        served = None
+    elif phase is Phase.READY:
+        is_same = served is not None and served.version == deployment.version
+        since = served.since if served is not None and is_same else at
+        served = Served(deployment.version, deployment.generation, deployment.promotion_id, since)
     return replace(
         deployment,
-        phase=report.phase,
+        phase=phase,
         reason=report.reason,
         message=report.message,
+        serving=report.serving,
         observed_generation=report.observed_generation,
         sequence=report.sequence,
+        heard_at=at,
+        served=served,
+        obstacle=None,
         updated_at=at,
     )
 
@@ -119,11 +308,11 @@ def all_ready(deployments: Iterable[Deployment]) -> bool:
     return all(deployment.is_ready for deployment in deployments)
 
 
-def given_up(deployment: Deployment, *, reason: str, message: str, at: datetime) -> Deployment:
-    """The deployment as failed, when the deployer cannot say so itself: it refused the call, or its time is over."""
+def given_up(deployment: Deployment, *, reason: Reason, message: str, at: datetime) -> Deployment:
+    """The deployment as ended, when the deployer cannot say so itself: it refused the call, or its time is over."""
     return replace(
         deployment,
-        phase=Phase.FAILED,
+        phase=REASONS[reason].ends_in,
         reason=reason,
         message=message,
         observed_generation=deployment.generation,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from app.domain.audit import SYSTEM_WORKER
 from app.domain.errors import AlreadyDecided, IllegalMove, NotFound
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.names import check_alias, check_model, check_workspace
@@ -41,11 +42,17 @@ MOVES: Mapping[State, frozenset[State]] = {
     ),
     State.APPROVED: frozenset(
         # Back to pending: what was approved is not what is there now, so that the approvals are void.
-        {State.PENDING, State.APPLYING, State.REJECTED, State.WITHDRAWN, State.EXPIRED, State.SUPERSEDED, State.STALE}
+        # On to the targets first, where the alias moves only after every one of them is ready.
+        {
+            *(State.PENDING, State.APPLYING, State.ROLLING_OUT),
+            *(State.REJECTED, State.WITHDRAWN, State.EXPIRED, State.SUPERSEDED, State.STALE),
+        }
     ),
     State.APPLYING: frozenset({State.APPLIED, State.STALE, State.FAILED}),
-    State.APPLIED: frozenset({State.ROLLING_OUT, State.ROLLED_BACK}),
-    State.ROLLING_OUT: frozenset({State.LIVE, State.FAILED, State.SUPERSEDED, State.ROLLED_BACK}),
+    State.APPLIED: frozenset({State.ROLLING_OUT, State.LIVE, State.ROLLED_BACK}),
+    State.ROLLING_OUT: frozenset(
+        {State.APPLYING, State.LIVE, State.FAILED, State.SUPERSEDED, State.STALE, State.ROLLED_BACK}
+    ),
     State.LIVE: frozenset({State.ROLLED_BACK}),
     State.FAILED: frozenset({State.ROLLED_BACK}),
     State.REJECTED: frozenset(),
@@ -207,7 +214,14 @@ class Promotion:
         """The approval rules of the lane it takes."""
         if self.kind is Kind.PROMOTION:
             return self.policy.approvals
-        return self.policy.rollback_approvals if self.kind is Kind.ROLLBACK else ()
+        if self.kind is Kind.ROLLBACK and not self.is_automatic:
+            return self.policy.rollback_approvals
+        return ()
+
+    @property
+    def is_automatic(self) -> bool:
+        """Nobody asked for it: the policy says that it happens by itself."""
+        return self.requested_by == SYSTEM_WORKER.id
 
     @property
     def standing_decisions(self) -> tuple[Decision, ...]:

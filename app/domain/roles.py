@@ -33,6 +33,7 @@ class Permission(StrEnum):
     POLICIES_ADMINISTER = "policies:administer"
     DEPLOYMENTS_READ = "deployments:read"
     DEPLOYMENTS_REPORT = "deployments:report"
+    DEPLOYMENTS_ADMINISTER = "deployments:administer"
     DELIVERIES_READ = "deliveries:read"
     ENDPOINTS_READ = "endpoints:read"
     ENDPOINTS_ADMINISTER = "endpoints:administer"
@@ -62,7 +63,7 @@ MEANINGS: Mapping[Role, str] = {
     Role.CONTRIBUTOR: "A viewer who also logs, registers, changes and deletes.",
     Role.REQUESTER: "A contributor who also asks for promotions, and posts checks.",
     Role.APPROVER: "A viewer who also decides on promotions, where the policy names them, and asks for rollbacks.",
-    Role.RESPONDER: "A viewer who asks for rollbacks and, in an emergency, breaks the glass: that is reviewed.",
+    Role.RESPONDER: "A viewer who asks for rollbacks, has targets called again, and breaks the glass in an emergency.",
     Role.DEPLOYER: "Asks where the bytes of a model are, and reports what runs.",
     Role.SERVING: "Asks where the bytes of a model are, and nothing else.",
     Role.AUDITOR: "A viewer who also reads the audit log, the grants, endpoints, deliveries and metrics.",
@@ -89,7 +90,7 @@ ROLE_PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
     Role.CONTRIBUTOR: _CONTRIBUTOR,
     Role.REQUESTER: _CONTRIBUTOR | {P.PROMOTIONS_REQUEST, P.CHECKS_POST},
     Role.APPROVER: _VIEWER | {P.PROMOTIONS_DECIDE, P.PROMOTIONS_ROLLBACK},
-    Role.RESPONDER: _VIEWER | {P.PROMOTIONS_ROLLBACK, P.PROMOTIONS_BREAK_GLASS},
+    Role.RESPONDER: _VIEWER | {P.PROMOTIONS_ROLLBACK, P.PROMOTIONS_BREAK_GLASS, P.DEPLOYMENTS_ADMINISTER},
     Role.DEPLOYER: frozenset({P.MODELS_RESOLVE, P.DEPLOYMENTS_READ, P.DEPLOYMENTS_REPORT}),
     Role.SERVING: frozenset({P.MODELS_RESOLVE}),
     Role.AUDITOR: _VIEWER | {P.AUDIT_READ, P.ENDPOINTS_READ, P.DELIVERIES_READ, P.METRICS_READ, P.GRANTS_READ},
@@ -111,7 +112,7 @@ DENIED_WITH: Mapping[Role, frozenset[Permission]] = {
     Role.CONTRIBUTOR: _WRITES | {P.PROMOTIONS_REQUEST, P.CHECKS_POST},
     Role.REQUESTER: frozenset({P.PROMOTIONS_REQUEST, P.CHECKS_POST}),
     Role.APPROVER: frozenset({P.PROMOTIONS_DECIDE, P.PROMOTIONS_ROLLBACK}),
-    Role.RESPONDER: frozenset({P.PROMOTIONS_BREAK_GLASS}),
+    Role.RESPONDER: frozenset({P.PROMOTIONS_BREAK_GLASS, P.DEPLOYMENTS_ADMINISTER}),
     Role.DEPLOYER: frozenset({P.DEPLOYMENTS_REPORT}),
     Role.SERVING: frozenset({P.MODELS_RESOLVE}),
     Role.AUDITOR: frozenset({P.AUDIT_READ, P.ENDPOINTS_READ, P.DELIVERIES_READ, P.METRICS_READ, P.GRANTS_READ}),
@@ -139,6 +140,7 @@ BOUND = _CONTRIBUTOR | {
     P.PROMOTIONS_BREAK_GLASS,
     P.CHECKS_POST,
     P.DEPLOYMENTS_REPORT,
+    P.DEPLOYMENTS_ADMINISTER,
 }
 """What can be given or denied on a single model, experiment or workspace. The rest is about the server as a whole: a
 grant of it on less than everything gives nothing."""
@@ -167,6 +169,7 @@ SCOPE_PERMISSIONS: Mapping[Scope, frozenset[Permission]] = {
             P.PROMOTIONS_BREAK_GLASS,
             P.POLICIES_READ,
             P.DEPLOYMENTS_READ,
+            P.DEPLOYMENTS_ADMINISTER,
         }
     ),
     Scope.RESOLVE: frozenset({P.MODELS_RESOLVE}),
@@ -177,6 +180,7 @@ SCOPE_PERMISSIONS: Mapping[Scope, frozenset[Permission]] = {
             P.POLICIES_ADMINISTER,
             P.DEPLOYMENTS_READ,
             P.DEPLOYMENTS_REPORT,
+            P.DEPLOYMENTS_ADMINISTER,
             P.DELIVERIES_READ,
             P.ENDPOINTS_READ,
             P.ENDPOINTS_ADMINISTER,

@@ -114,14 +114,15 @@ async def get_promotion(
 ) -> PromotionDetail:
     """One promotion. With `wait`, answers as soon as it changes, or at once when it is settled."""
     if wait:
-        seen = _revision(if_none_match, promotion_id)
+        seen = seen_revision(if_none_match, promotion_id)
         await services.promotions.wait(principal, promotion_id, seen_revision=seen, timeout_s=wait)
         principal = await authenticated_again(request, services)
     promotion = await services.promotions.get(principal, promotion_id)
     deployments = await services.deployments.of_promotion(principal, promotion.id)
     statuses, reading = await services.promotions.standing(promotion)
     response.headers["ETag"] = _etag(promotion)
-    return promotion_detail(promotion, deployments, statuses, reading, public_url=services.public_url)
+    followed = await services.rollouts.find(principal, promotion)
+    return promotion_detail(promotion, deployments, statuses, reading, followed, public_url=services.public_url)
 
 
 @router.post("/{promotion_id}/approve", response_model=PromotionAnswer)
@@ -142,7 +143,7 @@ async def approve_promotion(
         Outcome.APPROVE,
         reason=said.reason,
         on_behalf_of=said.on_behalf_of,
-        seen_revision=_revision(if_match, promotion_id),
+        seen_revision=seen_revision(if_match, promotion_id),
     )
     return _answer(promotion, services, response)
 
@@ -165,7 +166,7 @@ async def reject_promotion(
         Outcome.REJECT,
         reason=said.reason,
         on_behalf_of=said.on_behalf_of,
-        seen_revision=_revision(if_match, promotion_id),
+        seen_revision=seen_revision(if_match, promotion_id),
     )
     return _answer(promotion, services, response)
 
@@ -190,7 +191,7 @@ def _etag(promotion: Promotion) -> str:
     return f'"{promotion.id}.{promotion.revision}"'
 
 
-def _revision(etag: str | None, promotion_id: str) -> int | None:
+def seen_revision(etag: str | None, promotion_id: str) -> int | None:
     """The revision in an ETag of this promotion; -1, which none has, in any other."""
     if etag is None:
         return None

@@ -25,6 +25,7 @@ from app.services.explaining import Explaining
 from app.services.following import Following
 from app.services.grants import Grants
 from app.services.health import Health
+from app.services.inventory import Inventory
 from app.services.logins import Logins
 from app.services.policies import Policies
 from app.services.principals import Principals
@@ -33,6 +34,7 @@ from app.services.recording import AuditTrail
 from app.services.resolution import Resolver
 from app.services.resolution_memory import ResolutionMemory
 from app.services.reviews import Reviews
+from app.services.rollouts import Rollouts
 from app.services.sessions import Sessions
 from app.services.sign_in import SignIn
 from app.services.storage_events import StorageEvents
@@ -59,6 +61,8 @@ class Services:
     downloads: Downloads
     policies: Policies
     deployments: Deployments
+    rollouts: Rollouts
+    inventory: Inventory
     callbacks: Callbacks
     deliveries: Deliveries
     endpoints: Endpoints

@@ -16,6 +16,8 @@ from app.domain.digests import FileDigest, measured
 from app.domain.errors import NotFound, Unresolvable
 from app.domain.promotions import TAKES_NEWER, Kind, Promotion, State, moved
 from app.domain.promotions import measured as with_digest
+from app.domain.rolling_out import alias_moves_of
+from app.domain.rollouts import AliasMoves
 from app.ports import Clock
 from app.services.applying import Applying
 from app.services.examining import Examining, looks_at_facts, needs_files
@@ -23,6 +25,7 @@ from app.services.lifecycle import Lifecycle
 from app.services.measuring import Measuring
 from app.services.pinning import Difference, Pinning
 from app.services.recording import UnitOfWorkFactory, tell
+from app.services.rolling_out import RollingOut
 
 
 class Advancing:
@@ -36,6 +39,7 @@ class Advancing:
         examining: Examining,
         lifecycle: Lifecycle,
         applying: Applying,
+        rolling_out: RollingOut,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._clock = clock
@@ -44,6 +48,7 @@ class Advancing:
         self._examining = examining
         self._lifecycle = lifecycle
         self._applying = applying
+        self._rolling_out = rolling_out
 
     async def advance(self, promotion_id: str) -> None:
         """Do whatever is next for a promotion, until it has to wait; nothing when nothing is.
@@ -130,6 +135,12 @@ class Advancing:
 
     async def _begin(self, promotion: Promotion) -> Promotion:
         """Take the alias's one place in flight, if everything lets it and it is this promotion's turn."""
+        targets_first = alias_moves_of(promotion) is AliasMoves.AFTER_READY
+        if targets_first and await self._may_begin(promotion):
+            # No target loads what is not what was approved; once more it is looked at before the alias moves.
+            found = await self._applying.found(promotion)
+            if isinstance(found, Difference):
+                return await self._end(promotion, found)
         async with self._unit_of_work() as work:
             await work.promotions.lock_alias(promotion.key)
             before = await work.promotions.get(promotion.id, for_update=True)
@@ -141,22 +152,43 @@ class Advancing:
                 await work.commit()
                 return before
             await self._end_rollouts(work, before)
-            after = replace(moved(before, State.APPLYING, at=self._clock.now()), due_at=None)
+            state = State.ROLLING_OUT if targets_first else State.APPLYING
+            after = replace(moved(before, state, at=self._clock.now()), due_at=None)
             await work.promotions.save(before, after)
-            tell(work, "promotion.applying", after)
-            # From here on the alias is not remembered anywhere, until it is said where it is.
-            work.forget_resolutions(workspace=after.workspace, model=after.model)
+            if targets_first:
+                tell(work, "promotion.rolling_out", after, targets=", ".join(after.policy.targets))
+                await self._rolling_out.begin(work, after)
+            else:
+                tell(work, "promotion.applying", after)
+                # From here on the alias is not remembered anywhere, until it is said where it is.
+                work.forget_resolutions(workspace=after.workspace, model=after.model)
             await work.commit()
         return after
+
+    async def _may_begin(self, promotion: Promotion) -> bool:
+        """Whether nothing stands in the way at the moment. It is asked again when the alias is locked."""
+        async with self._unit_of_work() as work:
+            return passes(
+                assess(await self._lifecycle.cases.of(work, promotion, at=self._clock.now())), Gate.APPLICATION
+            )
 
     async def _end_rollouts(self, work: UnitOfWork, newer: Promotion) -> None:
         """What is being rolled out now will not become live: this promotion takes its place."""
         for older in await work.promotions.in_state(newer.key, State.ROLLING_OUT):
             undone = newer.kind is Kind.ROLLBACK and newer.rolls_back == older.id
-            state = State.ROLLED_BACK if undone else State.SUPERSEDED
-            after = moved(older, state, at=self._clock.now(), reason=f"{newer.id} took its place during the rollout")
+            why, state = f"{newer.id} took its place during the rollout", State.SUPERSEDED
+            if undone and newer.is_automatic:
+                # It is rolled back when the alias is back; should that fail, this is what a person finds.
+                progress = await work.rollouts.find(older.id)
+                state, why = State.FAILED, progress.reason if progress else why
+            elif undone:
+                state = State.ROLLED_BACK
+            after = moved(older, state, at=self._clock.now(), reason=why)
             await work.promotions.save(older, after)
-            tell(work, f"promotion.{state}", after, by=newer.id)
+            # That it failed is told when it stays so.
+            tell(
+                work, "promotion.is_rolled_back" if state is State.FAILED else f"promotion.{state}", after, by=newer.id
+            )
 
     async def _end(self, promotion: Promotion, difference: Difference) -> Promotion:
         """The world is not what was pinned, and the alias was not moved by us: it is stale."""

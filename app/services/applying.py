@@ -9,29 +9,30 @@ down before, and is put back, the alias last.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from app.adapters.postgres.aliases import Holder
 from app.adapters.postgres.unit_of_work import UnitOfWork
-from app.domain.audit import SYSTEM_WORKER
+from app.domain.audit import SYSTEM_WORKER, Entry
 from app.domain.companions import Step, former_holder, steps_of
-from app.domain.deliveries import Cause, Delivery, Receiver, ReceiverKind
-from app.domain.deployments import Target, all_ready
 from app.domain.digests import Measured
+from app.domain.drifts import DriftEnd
 from app.domain.errors import CountersignError, NotFound, Unavailable, Unresolvable
-from app.domain.events import DEPLOYMENT_REQUESTED, EventType, deployment_requested
+from app.domain.events import EventType
 from app.domain.history import Held
 from app.domain.promotions import AliasKey, Kind, Promotion, State, moved
+from app.domain.rolling_out import alias_moves_of
+from app.domain.rollouts import AliasMoves
 from app.domain.verifying import approved
 from app.ports import Clock, ModelRegistry, ResolversForgotten
+from app.services.drifts import end as end_drift
 from app.services.drifts import end_by as end_drift_by
-from app.services.identifiers import new_id
 from app.services.manifests import Manifests
 from app.services.measuring import Measuring
 from app.services.pinning import Difference, Pinning
-from app.services.recording import UnitOfWorkFactory, alias_topic, emit, emit_deployment, said_of, tell
+from app.services.recording import UnitOfWorkFactory, alias_topic, emit, said_of, tell
+from app.services.rolling_out import RollingOut
 
 
 class Applying:
@@ -45,7 +46,7 @@ class Applying:
         measuring: Measuring,
         forgotten: ResolversForgotten,
         manifests: Manifests,
-        public_url: str,
+        rolling_out: RollingOut,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._registry = registry
@@ -54,7 +55,7 @@ class Applying:
         self._measuring = measuring
         self._forgotten = forgotten
         self._manifests = manifests
-        self._public_url = public_url
+        self._rolling_out = rolling_out
 
     async def apply(self, promotion: Promotion) -> None:
         """Move the alias of a promotion that is *applying*, and what moves with it; then call its targets.
@@ -62,7 +63,7 @@ class Applying:
         Raises:
             UpstreamUnavailable, Unavailable: try again later; the promotion is where it was.
         """
-        found = await self._found(promotion)
+        found = await self.found(promotion)
         # From here on one worker at a time: another, that was thought dead, must not undo what this one does. The lock
         # ends with the connection, and so with the worker; nobody but who applies this promotion waits for it.
         async with self._unit_of_work() as alone:
@@ -78,7 +79,7 @@ class Applying:
             else:
                 await self._end(promotion, await self._undone(promotion, difference))
 
-    async def _found(self, promotion: Promotion) -> Measured | Difference:
+    async def found(self, promotion: Promotion) -> Measured | Difference:
         """What lies there, or how model, version, holder or bytes differ from what was approved.
 
         To read the bytes may take long.
@@ -206,6 +207,54 @@ class Applying:
             return False
         return True
 
+    async def take_away(self, promotion: Promotion) -> Difference | None:
+        """Have nobody hold the alias that a promotion moved, or who held it before though no promotion of ours had.
+
+        For one whose targets went back, and before which there was nothing good to roll back to. MLflow is asked while
+        the alias is locked, so that no promotion begins to move it meanwhile; repeating it after a crash goes on.
+
+        Returns:
+            Why that cannot be; none: it is done, or somebody else has moved the alias since.
+
+        Raises:
+            UpstreamUnavailable, Unavailable: try again later.
+        """
+        async with self._unit_of_work() as work:
+            await work.promotions.lock_alias(promotion.key)
+            holder = await work.aliases.get(promotion.key)
+            if holder is None or holder.promotion_id != promotion.id:
+                return None
+            left = await self._undone(promotion, Difference("it went back"))
+            if left.is_partial:
+                return left
+            try:
+                seen = await self._holder(promotion)
+            except NotFound:
+                seen = None
+            if seen == promotion.to_version:
+                return Difference("it is another model of the same name")
+            now = self._clock.now()
+            await work.aliases.remove(promotion.key)
+            gone = Held(promotion.key, seen, now, "restored", promotion.model_created_at)
+            await work.history.add(gone.by(SYSTEM_WORKER.id, SYSTEM_WORKER.name))
+            known = {
+                "cause": "restored",
+                "version": seen,
+                "from_version": promotion.to_version,
+                "by": SYSTEM_WORKER.name,
+            }
+            emit(work, EventType.ALIAS_MOVED, subject=str(promotion.key), key=promotion.key, at=now, known=known)
+            work.record(Entry(now, SYSTEM_WORKER, "alias.taken_away", str(promotion.key), {"promotion": promotion.id}))
+            drift = await work.drifts.find_open(promotion.key)
+            if drift:
+                await end_drift(work, drift, DriftEnd.RESTORED, at=now)
+            work.announce(alias_topic(promotion.key))
+            work.forget_resolutions(workspace=promotion.workspace, model=promotion.model)
+            await self._rolling_out.settle(work, promotion.id)
+            await work.commit()
+        await self._forgotten.wait()
+        return None
+
     async def _finish(self, promotion: Promotion, found: Measured) -> None:
         """The alias is where it should be: say so, and call the targets, all in one transaction."""
         # Whoever is told that it is applied is never again answered what was remembered before.
@@ -231,14 +280,22 @@ class Applying:
                 tell_moved(work, after, after.key, version=after.to_version, before=after.from_version)
             await self._end_what_is_rolled_back(work, after)
             if after.policy.targets:
-                applied, after = after, moved(after, State.ROLLING_OUT, at=now)
-                await work.promotions.save(applied, after)
-                for name in sorted(after.policy.targets):  # so that no two wait for each other
-                    await self._call(work, after, await work.targets.get(name))
-                tell(work, "promotion.rolling_out", after, targets=", ".join(after.policy.targets))
+                await self._go_on(work, after)
             work.announce(alias_topic(after.key))
             work.forget_resolutions(workspace=after.workspace, model=after.model)
             await work.commit()
+
+    async def _go_on(self, work: UnitOfWork, applied: Promotion) -> None:
+        """Call the targets now, or say that they were ready before the alias moved."""
+        if alias_moves_of(applied) is AliasMoves.AFTER_READY:
+            after = moved(applied, State.LIVE, at=applied.updated_at)
+            await work.promotions.save(applied, after)
+            tell(work, "promotion.live", after)
+            return
+        after = moved(applied, State.ROLLING_OUT, at=applied.updated_at)
+        await work.promotions.save(applied, after)
+        tell(work, "promotion.rolling_out", after, targets=", ".join(after.policy.targets))
+        await self._rolling_out.begin(work, after)
 
     async def _write_history(self, work: UnitOfWork, promotion: Promotion) -> None:
         held = Held(
@@ -266,52 +323,12 @@ class Applying:
         before = await work.promotions.get(rollback.rolls_back, for_update=True)
         if before.state is State.ROLLED_BACK:
             return
-        after = moved(before, State.ROLLED_BACK, at=self._clock.now(), reason=f"rolled back by {rollback.id}")
+        why = f"rolled back by {rollback.id}"
+        if rollback.is_automatic and before.state_reason:
+            why = f"{before.state_reason}; {why}"
+        after = moved(before, State.ROLLED_BACK, at=self._clock.now(), reason=why)
         await work.promotions.save(before, after)
         tell(work, "promotion.rolled_back", after, by=rollback.id)
-
-    async def _call(self, work: UnitOfWork, promotion: Promotion, target: Target) -> None:
-        """Count the target's generation up and write the message that tells it."""
-        present = await work.deployments.find(model=promotion.model, target=target.name, workspace=promotion.workspace)
-        if present and present[0].is_open:
-            # What it was to run before is settled by this: nobody reports on that generation any more.
-            emit_deployment(work, EventType.DEPLOYMENT_SUPERSEDED, present[0], SYSTEM_WORKER, at=promotion.updated_at)
-        deployment = await work.deployments.desire(
-            new_id=new_id("dep"),
-            target=target.name,
-            workspace=promotion.workspace,
-            model=promotion.model,
-            version=promotion.to_version,
-            uri=promotion.uri,
-            digest=promotion.digest or "",
-            promotion_id=promotion.id,
-            at=promotion.updated_at,
-        )
-        emit_deployment(work, EventType.DEPLOYMENT_DESIRED, deployment, SYSTEM_WORKER, at=promotion.updated_at)
-        message_id = new_id("evt")
-        payload = deployment_requested(
-            event_id=message_id,
-            source=self._public_url,
-            deployment=deployment,
-            promotion=promotion,
-            previous=present[0] if present else None,
-            deadline_s=target.deadline_s,
-        )
-        delivery = Delivery(
-            id=new_id("dlv"),
-            receiver=Receiver(ReceiverKind.TARGET, target.name),
-            lane=deployment.resource,
-            message_id=message_id,
-            event_type=DEPLOYMENT_REQUESTED,
-            subject=f"{target.name}/{deployment.resource}",
-            body=json.dumps(payload, ensure_ascii=False, separators=(",", ":")),
-            cause=Cause.DEPLOYMENT,
-            created_at=promotion.updated_at,
-            next_attempt_at=promotion.updated_at,
-            deployment_id=deployment.id,
-            generation=deployment.generation,
-        )
-        await work.deliveries.add([delivery])
 
     async def _end(self, promotion: Promotion, difference: Difference) -> None:
         """*Stale* when everything is as it was, *failed* when it is not and a person must look."""
@@ -324,11 +341,26 @@ class Applying:
                 before, state, at=self._clock.now(), reason=difference.reason, alias_moved=difference.alias_moved
             )
             await work.promotions.save(before, after)
+            await self._rolling_out.give_back(work, after, difference.reason)
+            await self._note_not_rolled_back(work, after)
             if after.kind is Kind.BREAK_GLASS and after.alias_moved:
                 await work.reviews.open(after.id, after.key, at=after.updated_at)
             tell(work, f"promotion.{after.state}", after)
             work.forget_resolutions(workspace=after.workspace, model=after.model)
             await work.commit()
+
+    async def _note_not_rolled_back(self, work: UnitOfWork, rollback: Promotion) -> None:
+        """A rollback that was to happen by itself did not: say so on what it was to undo."""
+        if rollback.rolls_back is None or not rollback.is_automatic:
+            return
+        before = await work.promotions.get(rollback.rolls_back, for_update=True)
+        if before.state is not State.FAILED:
+            return
+        why = not_rolled_back(before, before.state_reason or "it failed", rollback.state_reason or "it failed")
+        after = replace(before, state_reason=why, updated_at=rollback.updated_at, revision=before.revision + 1)
+        await work.promotions.save(before, after)
+        tell(work, "promotion.failed", after, by=rollback.id)
+        await self._rolling_out.settle(work, after.id)
 
 
 def tell_moved(work: UnitOfWork, promotion: Promotion, key: AliasKey, *, version: str, before: str | None) -> None:
@@ -344,19 +376,9 @@ def tell_moved(work: UnitOfWork, promotion: Promotion, key: AliasKey, *, version
     emit(work, EventType.ALIAS_MOVED, subject=str(key), key=key, at=promotion.updated_at, known=known)
 
 
-async def settle_rollout(work: UnitOfWork, promotion_id: str, clock: Clock) -> None:
-    """Move a promotion that is rolling out on, if its deployments say so. Part of the caller's transaction."""
-    before = await work.promotions.get(promotion_id, for_update=True)
-    if before.state is not State.ROLLING_OUT:
-        return
-    deployments = await work.deployments.of_promotion(promotion_id)
-    failed = next((deployment for deployment in deployments if deployment.has_failed), None)
-    if failed:
-        why = f"target {failed.target} failed ({failed.reason}): {failed.message}"
-        after = moved(before, State.FAILED, at=clock.now(), reason=f"the alias moved, but {why}")
-    elif len(deployments) == len(before.policy.targets) and all_ready(deployments):
-        after = moved(before, State.LIVE, at=clock.now())
-    else:
-        return
-    await work.promotions.save(before, after)
-    tell(work, f"promotion.{after.state}", after)
+def not_rolled_back(promotion: Promotion, why: str, why_not: str) -> str:
+    """For people: what went wrong first, what of it is as it was, and where the alias is."""
+    return (
+        f"{why}; its targets were sent back to what they served before, but {promotion.alias} is still held by version "
+        f"{promotion.to_version}: {why_not.rstrip('.')}"
+    )

@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 
 from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.access import Permission, Principal, holds_somewhere, may, require
-from app.domain.audit import Actor, Entry
+from app.domain.audit import SYSTEM_WORKER, Actor, Entry
 from app.domain.deployments import Deployment, Report, given_up, no_deployment, observed
-from app.domain.events import EventType
+from app.domain.events import EventType, timestamp
 from app.domain.grants import Resource
+from app.domain.inventory import Standing, desired_in_words, drift_message, judged, served_in_words
+from app.domain.phases import Phase, Reason
 from app.ports import Clock
-from app.services.applying import settle_rollout
 from app.services.recording import UnitOfWorkFactory, actor_of, emit_deployment
 from app.services.resources import model_for
+from app.services.rolling_out import RollingOut
 
 
 class Deployments:
-    def __init__(self, unit_of_work: UnitOfWorkFactory, clock: Clock) -> None:
+    def __init__(self, unit_of_work: UnitOfWorkFactory, clock: Clock, rolling_out: RollingOut) -> None:
         self._unit_of_work = unit_of_work
         self._clock = clock
+        self._rolling_out = rolling_out
 
     async def get(self, principal: Principal, deployment_id: str) -> Deployment:
         """Raises ``NotFound``: there is none, or none that the principal may know of."""
         async with self._unit_of_work() as work:
             return await self._readable(work, principal, deployment_id)
-
-    async def find(
-        self,
-        principal: Principal,
-        *,
-        model: str | None = None,
-        target: str | None = None,
-        workspace: str | None = None,
-    ) -> list[Deployment]:
-        """By target and model, those that the principal may know of."""
-        async with self._unit_of_work() as work:
-            found = await work.deployments.find(model=model, target=target, workspace=workspace)
-            return await _of(work, principal, found)
 
     async def check_may_report(self, principal: Principal, deployment_id: str) -> None:
         """Return if the principal reports how this deployment is, with a token instead of the target's signature.
@@ -58,38 +49,54 @@ class Deployments:
             deployment = await work.deployments.get(deployment_id)
             return (await work.targets.get(deployment.target)).callback_secrets
 
+    async def callback_secrets_of_target(self, target: str) -> tuple[str, ...]:
+        """The references of the secrets with which a target's deployer may sign. Raises ``NotFound``."""
+        async with self._unit_of_work() as work:
+            return (await work.targets.get(target)).callback_secrets
+
+    async def secrets_of_target(self, target: str) -> tuple[str, ...]:
+        """The references of the secrets with which a target is spoken to. Raises ``NotFound``."""
+        async with self._unit_of_work() as work:
+            return (await work.targets.get(target)).secrets
+
     async def of_promotion(self, principal: Principal, promotion_id: str) -> list[Deployment]:
         """Those that a promotion called last, and that the principal may know of."""
         async with self._unit_of_work() as work:
             return await _of(work, principal, await work.deployments.of_promotion(promotion_id))
 
     async def report(
-        self, deployment_id: str, report: Report, *, by: Principal | None = None
+        self, deployment_id: str, report: Report, *, by: Principal | None = None, asked_after: int | None = None
     ) -> tuple[Deployment, Deployment]:
         """Take a deployer's report; returns the deployment before and after. One that is late changes nothing.
+
+        A promotion that is settled stays so, whatever is reported later: that is shown, and an alarm (ADR 0035).
 
         Args:
             deployment_id: of what.
             report: what was observed.
             by: who says so; none if it is the deployment's target, by its signature.
+            asked_after: of an answer to a question, see ``app.domain.deployments.observed``.
 
         Raises:
             NotFound: there is no such deployment.
         """
         async with self._unit_of_work() as work:
             before = await _locked(work, deployment_id)
-            after = observed(before, report, at=self._clock.now())
+            now = self._clock.now()
+            after = observed(before, report, at=now, asked_after=asked_after)
             if after is None:
                 return before, before
+            after = judged(after, Standing(now))
             await work.deployments.save(after)
             if after.phase is not before.phase:
                 _tell(work, after, by)
-            await settle_rollout(work, after.promotion_id, self._clock)
+            tell_drift(work, before, after, at=now)
+            await self._rolling_out.settle(work, after.promotion_id)
             await work.commit()
         return before, after
 
     async def give_up(
-        self, work: UnitOfWork, deployment_id: str, *, generation: int, reason: str, message: str
+        self, work: UnitOfWork, deployment_id: str, *, generation: int, reason: Reason, message: str
     ) -> None:
         """Settle a generation that the deployer will never report on. Part of the caller's transaction."""
         before = await _locked(work, deployment_id)
@@ -98,13 +105,31 @@ class Deployments:
         after = given_up(before, reason=reason, message=message, at=self._clock.now())
         await work.deployments.save(after)
         _tell(work, after)
-        await settle_rollout(work, after.promotion_id, self._clock)
+        await self._rolling_out.settle(work, after.promotion_id)
 
     async def _readable(self, work: UnitOfWork, principal: Principal, deployment_id: str) -> Deployment:
         deployment = await work.deployments.get(deployment_id)
         if not await _of(work, principal, [deployment]):
             raise no_deployment(deployment_id)
         return deployment
+
+
+def tell_drift(work: UnitOfWork, before: Deployment, after: Deployment, *, at: datetime) -> None:
+    """Write down, and say, that a deployment has drifted, or has not any more; nothing if that is as before."""
+    if after.drift is before.drift:
+        return
+    kind = EventType.DEPLOYMENT_DRIFTED if after.drift else EventType.DEPLOYMENT_DRIFT_ENDED
+    about = after if after.drift else before
+    said: Mapping[str, str | None] = {
+        "drift": about.drift.value if about.drift else None,
+        "drifted_since": timestamp(about.drifted_since or at),
+        "drift_message": drift_message(about),
+        "serving": served_in_words(after.serving),
+        "desired": desired_in_words(after),
+    }
+    named = {"target": after.target, "model": after.resource, "version": after.version, "generation": after.generation}
+    work.record(Entry(at, SYSTEM_WORKER, kind.value, after.id, {**named, **said}))
+    emit_deployment(work, kind, after, SYSTEM_WORKER, at=at, more=said)
 
 
 def _tell(work: UnitOfWork, deployment: Deployment, by: Principal | None = None) -> None:
@@ -121,8 +146,9 @@ def _tell(work: UnitOfWork, deployment: Deployment, by: Principal | None = None)
     }
     action = f"deployment.{deployment.phase.value.lower()}"
     work.record(Entry(deployment.updated_at, actor, action, deployment.id, details))
-    if action in frozenset(EventType):
-        emit_deployment(work, EventType(action), deployment, actor, at=deployment.updated_at)
+    told = EventType.DEPLOYMENT_FAILED.value if deployment.phase is Phase.ERRORED else action
+    if told in frozenset(EventType):
+        emit_deployment(work, EventType(told), deployment, actor, at=deployment.updated_at)
 
 
 async def _of(work: UnitOfWork, principal: Principal, found: list[Deployment]) -> list[Deployment]:

@@ -9,10 +9,11 @@ import structlog
 from app.adapters.postgres.delivery_lanes import Result
 from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.audit import SYSTEM_WORKER, Entry
-from app.domain.deliveries import Attempt, Delivery, Receiver, ReceiverKind
+from app.domain.deliveries import RETRYABLE, Attempt, Delivery, Receiver, ReceiverKind
 from app.domain.endpoints import ReceiverState
 from app.domain.errors import NotFound
 from app.domain.events import EventType
+from app.domain.phases import Reason
 from app.domain.promotions import AliasKey
 from app.domain.receiver_health import DISABLED_AFTER, is_to_be_disabled
 from app.ports import Clock
@@ -89,8 +90,10 @@ class Disabling:
     async def give_up(self, delivery: Delivery, attempt: Attempt | None) -> None:
         """Write down that a call to a target is dead, and that its rollout has failed with it."""
         if attempt is None:
-            why = "the target is disabled, or there is none of its name any more"
+            reason, why = Reason.CALL_REFUSED, "the target is disabled, or there is none of its name any more"
         else:
+            is_refused = attempt.status is not None and attempt.status < 500 and attempt.status not in RETRYABLE
+            reason = Reason.CALL_REFUSED if is_refused else Reason.UNREACHABLE
             answer = f"answered {attempt.status}: {attempt.response[:300]}" if attempt.status else f"{attempt.error}"
             why = f"the deployer {answer}"
         async with self._unit_of_work() as work:
@@ -100,7 +103,7 @@ class Disabling:
                 work,
                 delivery.deployment_id or "",
                 generation=delivery.generation or 0,
-                reason="DeliveryFailed",
+                reason=reason,
                 message=why,
             )
             await work.commit()

@@ -22,3 +22,8 @@ def id_of(prefix: str, *, key: str | None, of: tuple[str, ...]) -> str:
     if key is None:
         return new_id(prefix)
     return f"{prefix}_{hashlib.sha256(repr((prefix, key, of)).encode()).hexdigest()[:24]}"
+
+
+def undoing(promotion_id: str) -> str:
+    """The id of the rollback that undoes a promotion by itself: there is one, however often it is begun."""
+    return id_of("prm", key=promotion_id, of=("countersign:worker", "undo"))

@@ -12,6 +12,7 @@ from app.domain.audit import OPERATOR, Actor, Entry
 from app.domain.differences import Change
 from app.domain.errors import InvalidInput, NotFound, PreconditionFailed
 from app.domain.events import OF_NO_MODEL, EventType
+from app.domain.gate_queries import sample_of
 from app.domain.grants import DEFAULT_WORKSPACE, is_pattern
 from app.domain.names import check_model, check_workspace, no_model
 from app.domain.policies import DEFAULT_POLICY, CheckKind, Choice, Policy, choose
@@ -25,7 +26,7 @@ from app.domain.policies.satisfying import (
     never_opens,
 )
 from app.domain.sources import check_texts
-from app.ports import Clock, Expressions, WindowCalendar
+from app.ports import Clock, Expressions, QueryLanguage, WindowCalendar
 from app.services.recording import UnitOfWorkFactory, actor_of, emit
 from app.services.resources import model_for, models_for
 
@@ -67,15 +68,23 @@ class Policies:
         unit_of_work: our database.
         clock: the present.
         expressions: knows what an expression may look at.
+        queries: can read a gate's query.
         calendar: knows when windows occur.
     """
 
     def __init__(
-        self, unit_of_work: UnitOfWorkFactory, clock: Clock, *, expressions: Expressions, calendar: WindowCalendar
+        self,
+        unit_of_work: UnitOfWorkFactory,
+        clock: Clock,
+        *,
+        expressions: Expressions,
+        queries: QueryLanguage,
+        calendar: WindowCalendar,
     ) -> None:
         self._unit_of_work = unit_of_work
         self._clock = clock
         self._expressions = expressions
+        self._queries = queries
         self._calendar = calendar
 
     async def ensure_default(self) -> None:
@@ -247,11 +256,13 @@ class Policies:
                 after[each.name] = each
                 changed.append(each)
         for policy in changed:
-            problems[policy.name] = [*contradictions(policy), *self._windows(policy), *self._expressions_of(policy)]
-            for missing in await work.targets.missing(policy.targets):
-                problems[policy.name].append(
-                    (f"targets[{policy.targets.index(missing)}]", f"there is no target {missing}")
-                )
+            problems[policy.name] = [
+                *contradictions(policy),
+                *self._windows(policy),
+                *self._expressions_of(policy),
+                *self._queries_of(policy),
+                *await _targets_of(work, policy),
+            ]
         for name, found in entanglements(after.values(), {policy.name for policy in changed}).items():
             problems[name] += found
         return {name: found for name, found in problems.items() if found}
@@ -281,6 +292,15 @@ class Policies:
                 if not reads and not never:
                     never = [(where, "it looks at no fact, so that it says the same of every version")]
                 problems += never
+            except InvalidInput as error:
+                problems += error.problems
+        return problems
+
+    def _queries_of(self, policy: Policy) -> Sequence[Problem]:
+        problems: list[Problem] = []
+        for index, gate in enumerate(policy.rollout.gates):
+            try:
+                self._queries.check(sample_of(gate.query), field=f"rollout.gates[{index}].query")
             except InvalidInput as error:
                 problems += error.problems
         return problems
@@ -368,6 +388,21 @@ def _check_precondition(name: str, present: Revision | None, *, if_match: str | 
     wanted = {each.strip() for each in if_match.split(",")}
     if present is None or (present.etag not in wanted and wanted != {"*"}):
         raise PreconditionFailed(f"Policy {name} was changed or retired meanwhile; read it again.", policy=name)
+
+
+async def _targets_of(work: UnitOfWork, policy: Policy) -> Sequence[Problem]:
+    """Targets that there are not, or that have nobody whom the gates could ask."""
+    if not policy.targets:
+        return []
+    known = {target.name: target for target in await work.targets.all()}
+    problems: list[Problem] = []
+    for index, name in enumerate(policy.targets):
+        if name not in known:
+            problems.append((f"targets[{index}]", f"there is no target {name}"))
+        elif policy.rollout.gates and known[name].metrics is None:
+            reason = f"target {name} has no `metrics`, so that the gates could never measure anything there"
+            problems.append((f"targets[{index}]", reason))
+    return problems
 
 
 def _no_such_policy(name: str) -> NotFound:

@@ -63,7 +63,7 @@ from app.domain.verifying import check_as_approved, key_of
 from app.ports import Changes, Clock
 from app.services.delegations import stood_in_for
 from app.services.examining import Examining
-from app.services.identifiers import id_of, new_id
+from app.services.identifiers import id_of, new_id, undoing
 from app.services.lifecycle import LOOK_AGAIN, Lifecycle
 from app.services.measuring import Measuring
 from app.services.pinning import Pinned, Pinning
@@ -200,6 +200,7 @@ class Promotions:
             if idempotency_key and (earlier := await work.promotions.find(promotion_id)):
                 return earlier, False
             in_force = await work.policies.in_force()
+            await _check_alias_is_moved(work, key)
             undone, last = await _last_two(work, key)
             verification = await work.verifications.find(key_of(last)) if last else None
         registered = await self._pinning.model(key)
@@ -225,6 +226,41 @@ class Promotions:
                 promotion=last.id,
             )
         return await self.open(draft, actor_of(principal))
+
+    async def undo(self, undone: Promotion, *, reason: str) -> Promotion | None:
+        """Have the last good holder of an alias hold it again, because a promotion went back during its rollout.
+
+        Its policy says that this happens, so that nobody is asked. Asking again returns the same promotion.
+
+        Returns:
+            The rollback; none if there was no good holder before.
+
+        Raises:
+            NotFound, Unresolvable, Conflict, BytesChanged: the version, or its bytes, are not there any more, or are
+                others.
+        """
+        async with self._unit_of_work() as work:
+            if earlier := await work.promotions.find(undoing(undone.id)):
+                return earlier
+            last = await work.promotions.last_good_before(undone)
+            verification = await work.verifications.find(key_of(last)) if last else None
+            in_force = await work.policies.in_force()
+        if last is None:
+            return None
+        check_as_approved(verification, last.digest)
+        registered = await self._pinning.model(undone.key)
+        policy = self._pinning.policy(in_force, undone.key, registered) or undone.policy
+        pinned = await self._pinning.pin(undone.key, last.to_version, registered)
+        wanted = Wanted(undone.key, last.to_version, reason)
+        drafted = self.draft(Kind.ROLLBACK, wanted, policy, pinned, by=None, rolls_back=undone.id)
+        draft = await self._looked_at(replace(drafted, id=undoing(undone.id)))
+        if not is_same_version(draft.promotion, last):
+            raise Conflict(
+                f"Version {last.to_version} of model {undone.model} is not what was promoted in {last.id}.",
+                promotion=last.id,
+            )
+        promotion, _ = await self.open(draft, SYSTEM_WORKER)
+        return promotion
 
     async def restore(self, holding: Promotion, policy: Policy, *, reason: str) -> Promotion:
         """Have an alias that was moved past the gateway held again by the version of ``holding``, as the ledger says.
@@ -673,6 +709,18 @@ _ASKED_WITH = {
     Kind.BREAK_GLASS: Permission.PROMOTIONS_BREAK_GLASS,
 }
 """The permission by which somebody asks for each kind."""
+
+
+async def _check_alias_is_moved(work: UnitOfWork, key: AliasKey) -> None:
+    """Raise ``Conflict`` while a promotion is rolled out whose alias moves afterwards: there is nothing to undo yet."""
+    for rolling in await work.promotions.in_state(key, State.ROLLING_OUT):
+        if not rolling.alias_moved:
+            raise Conflict(
+                f"Promotion {rolling.id} is being rolled out, and {key.alias} has not moved yet: have its rollout go "
+                f"back (/control/v1/promotions/{rolling.id}/rollout/go-back).",
+                promotion=rolling.id,
+                state=rolling.state.value,
+            )
 
 
 async def _last_two(work: UnitOfWork, key: AliasKey) -> tuple[Promotion | None, Promotion | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.access import Principal
@@ -124,9 +125,19 @@ def emit(
     work.announce(EVENTS_TOPIC)
 
 
-def emit_deployment(work: UnitOfWork, kind: EventType, deployment: Deployment, actor: Actor, *, at: datetime) -> None:
-    """Make something that happened to a deployment an event."""
+def emit_deployment(
+    work: UnitOfWork,
+    kind: EventType,
+    deployment: Deployment,
+    actor: Actor,
+    *,
+    at: datetime,
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """Make something that happened to a deployment an event. ``more``: what it says beside the deployment."""
     known = {
+        **more,
+        "action": deployment.action.value,
         "deployment": deployment.id,
         "target": deployment.target,
         "version": deployment.version,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 
+from app.domain.phases import Reason
 from app.domain.promotions import State
 from app.ports import Clock
 from app.services.deployments import Deployments
+from app.services.looking_at_targets import LookingAtTargets
 from app.services.recording import UnitOfWorkFactory
 
 UNTOUCHED = timedelta(seconds=10)
@@ -24,11 +26,13 @@ class Sweeping:
         deployments: Deployments,
         clock: Clock,
         *,
+        looking: LookingAtTargets,
         deliveries_kept: timedelta = timedelta(days=30),
     ) -> None:
         self._unit_of_work = unit_of_work
         self._deployments = deployments
         self._clock = clock
+        self._looking = looking
         self._deliveries_kept = deliveries_kept
 
     async def sweep(self) -> None:
@@ -39,6 +43,8 @@ class Sweeping:
                 await work.jobs.ensure_advancing(promotion.id)
             for promotion_id in await work.promotions.due(self._clock.now()):
                 await work.jobs.ensure_advancing(promotion_id)
+            for promotion_id in await work.rollouts.due(self._clock.now()):
+                await work.jobs.ensure_rolling_out(promotion_id)
             await work.commit()
         await self._end_late_rollouts()
 
@@ -79,23 +85,21 @@ class Sweeping:
                 await work.commit()
 
     async def _end_late_rollouts(self) -> None:
-        now = self._clock.now()
         async with self._unit_of_work() as work:
-            deadlines = {target.name: timedelta(seconds=target.deadline_s) for target in await work.targets.all()}
-            rolling = await work.promotions.unsettled([State.ROLLING_OUT], untouched_since=now)
-            late = [
-                deployment
-                for promotion in rolling
-                for deployment in await work.deployments.of_promotion(promotion.id)
-                if deployment.requested_at + deadlines[deployment.target] < now
-            ]
-        for deployment in late:
+            late = await work.rollouts.late(self._clock.now())
+        # A report may have been lost: what is ready by now is not given up.
+        await self._looking.ask_after([deployment_id for deployment_id, _ in late])
+        for deployment_id, generation in late:
             async with self._unit_of_work() as work:
+                present = await work.deployments.get(deployment_id)
+                # What the target waited for last is why it did not get there.
+                reason = present.reason if present.reason is not Reason.NONE else Reason.PROGRESS_DEADLINE_EXCEEDED
+                said = f"; it said last: {present.message}" if present.message else ""
                 await self._deployments.give_up(
                     work,
-                    deployment.id,
-                    generation=deployment.generation,
-                    reason="ProgressDeadlineExceeded",
-                    message=f"target {deployment.target} did not report the version ready in time",
+                    deployment_id,
+                    generation=generation,
+                    reason=reason,
+                    message=f"target {present.target} did not report the version ready in time{said}",
                 )
                 await work.commit()

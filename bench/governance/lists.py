@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.adapters.postgres.engine import create_engine
 from app.adapters.postgres.schema import migrate
 from app.adapters.postgres.unit_of_work import UnitOfWork
+from app.domain.deployments import Filter as Deployed
 from app.domain.events import EventType
 from app.domain.policies import DEFAULT_POLICY, document_of
 from app.domain.promotions import AliasKey, Filter, State
@@ -113,6 +115,22 @@ REST = [
         id, updated_at, workspace, model, alias, '{"state": "applied"}'
     FROM promotions ORDER BY created_at
     """,
+    """
+    INSERT INTO deployments (id, target, workspace, model, generation, version, uri, digest, promotion_id, phase,
+        reason, message, observed_generation, sequence, requested_at, updated_at, heard_at, call)
+    SELECT 'dep_' || md5(p.model), 'bench', p.workspace, p.model, 1, p.to_version, p.uri, p.digest, p.id, 'Ready', '',
+        '', 1, 1, p.applied_at, p.applied_at, p.applied_at, '{"action": "apply"}'
+    FROM alias_holders JOIN promotions p ON p.id = promotion_id
+    WHERE p.workspace = 'default' AND p.alias = 'production'
+    """,
+    """
+    INSERT INTO deployment_generations (deployment_id, generation, action, version, uri, digest, weight, promotion_id,
+        phase, reason, message, requested_at, ready_at, updated_at)
+    SELECT d.id, row_number() OVER (PARTITION BY p.model ORDER BY p.created_at), 'apply', p.to_version, p.uri, p.digest,
+        100, p.id, 'Ready', '', '', p.applied_at, p.applied_at, p.applied_at
+    FROM promotions p JOIN deployments d ON d.workspace = p.workspace AND d.model = p.model
+    WHERE p.alias = 'production' AND p.applied_at IS NOT NULL
+    """,
 ]
 
 AUDIT = """
@@ -129,7 +147,10 @@ FROM generate_series(1::bigint, $2::bigint) AS i
 
 QUICKLY = ["session_replication_role = replica", "synchronous_commit = off", "maintenance_work_mem = '512MB'"]
 """Foreign keys are not looked up row by row, and nothing waits for the disk: this database is for the scrap."""
-FILLED = ("promotions", "decisions", "alias_holders", "alias_history", "alias_present", "events", "audit_entries")
+FILLED = (
+    *("promotions", "decisions", "alias_holders", "alias_history", "alias_present", "events", "audit_entries"),
+    *("deployments", "deployment_generations"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +198,7 @@ def cases(size: Size) -> Mapping[str, Case]:
         return await work.promotions.ahead_of(await work.promotions.get(size.promotion(middle)))
 
     run = "0cc175b9c0f1b6a831c399e269772661"
+    called_most = f"dep_{md5(hot.model.encode(), usedforsecurity=False).hexdigest()}"
     return {
         **pages("promotions"),
         **pages("of a model", model=usual.model),
@@ -218,6 +240,11 @@ def cases(size: Size) -> Mapping[str, Case]:
         "sweep: applying": lambda work: work.promotions.unsettled([State.APPLYING], untouched_since=now),
         "sweep: rolling out": lambda work: work.promotions.unsettled([State.ROLLING_OUT], untouched_since=now),
         "sweep: counts": lambda work: work.promotions.counts(),
+        "what runs where": lambda work: work.deployments.page(Deployed()),
+        "what runs where, deep": lambda work: work.deployments.page(Deployed(), after=called_most),
+        "what a target is to serve": lambda work: work.deployments.desired("bench", after="dep_8", limit=500),
+        "generations of what is called most": lambda work: work.deployments.generations(called_most),
+        "generations of what is called most, deep": lambda work: work.deployments.generations(called_most, before=60),
         "holder of an alias": lambda work: work.aliases.get(hot),
         "what resolves of an alias": lambda work: work.resolutions.of_alias(hot),
         "what resolves of a version": lambda work: work.resolutions.of_version(

@@ -26,7 +26,9 @@ from app.routers import deployments
 from app.routers.problems import install_problem_handlers
 from app.routers.protecting import ProtectiveHeaders
 from app.services.callbacks import Callbacks
+from app.services.calling import Calling
 from app.services.deployments import Deployments
+from app.services.rolling_out import RollingOut
 from tests.door import CLI, DEVICE, PUBLIC_URL, Door, Pkce, until
 
 
@@ -169,7 +171,13 @@ async def test_a_report_that_nobody_signed_is_recorded(door: Door) -> None:
     app = FastAPI()
     app.include_router(deployments.router)
     install_problem_handlers(app)
-    callbacks = Callbacks(Deployments(door.database.unit_of_work, door.clock), Secrets(), StandardWebhooks())
+    callbacks = Callbacks(
+        Deployments(
+            door.database.unit_of_work, door.clock, RollingOut(door.clock, Calling(door.clock, public_url=PUBLIC_URL))
+        ),
+        Secrets(),
+        StandardWebhooks(),
+    )
     app.state.services = SimpleNamespace(**vars(door.services), callbacks=callbacks)
     before = len(await door.audit())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=PUBLIC_URL) as http:
@@ -204,7 +212,13 @@ async def test_during_a_rotation_a_report_is_signed_with_either_secret_and_with_
         "VALUES ('dpl_rotating', 'rotating', 'm', 1, '1', '', '', 'p', 'Requested', '', '', 0, 0, now(), now())"
     )
     await connection.close()
-    callbacks = Callbacks(Deployments(door.database.unit_of_work, door.clock), Secrets(), StandardWebhooks())
+    callbacks = Callbacks(
+        Deployments(
+            door.database.unit_of_work, door.clock, RollingOut(door.clock, Calling(door.clock, public_url=PUBLIC_URL))
+        ),
+        Secrets(),
+        StandardWebhooks(),
+    )
 
     async def is_taken(secret: str) -> bool:
         now, body = int(time.time()), "{}"

@@ -16,6 +16,9 @@ from urllib.parse import urlsplit
 import pytest
 import typer
 import yaml
+from countersign_deployer.settings import DeployerSettings
+from countersign_kserve.settings import Settings as KServeSettings
+from countersign_ray_serve.settings import Settings as RaySettings
 
 from app.cli import cli
 from app.embedded.mlflow_server import HARDENING
@@ -100,6 +103,11 @@ EXAMPLE = dict(
 )
 GATEWAY_IMAGE, MLFLOW_IMAGE = "Dockerfile", "deploy/mlflow-server/Dockerfile"
 IMAGES = [GATEWAY_IMAGE, MLFLOW_IMAGE]
+KSERVE_IMAGE = "deploy/deployers/kserve/Dockerfile"
+RAY_IMAGE = "deploy/deployers/ray_serve/Dockerfile"
+STORAGE_IMAGE = "deploy/deployers/kserve/storage/Dockerfile"
+ALL_IMAGES = [*IMAGES, KSERVE_IMAGE, RAY_IMAGE, STORAGE_IMAGE]
+"""With those that the compose file does not run."""
 
 
 def test_every_service_runs_an_image_that_is_built_here_or_named_with_its_version() -> None:
@@ -283,7 +291,35 @@ def test_mlflows_image_takes_its_versions_from_the_lock() -> None:
     assert re.search(r"\smlflow\s", install)  # no version of its own
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize(
+    ("image", "package", "kind"),
+    [
+        (KSERVE_IMAGE, "countersign-kserve", KServeSettings),
+        (RAY_IMAGE, "countersign-ray-serve", RaySettings),
+    ],
+)
+def test_the_image_of_a_deployer_holds_that_package_alone_from_the_lock_and_knows_its_settings(
+    image: str, package: str, kind: type[DeployerSettings]
+) -> None:
+    first, final = stages(image)
+    syncs = [rest for rest in values(first, "RUN") if "uv sync" in rest]
+    assert syncs
+    for sync in syncs:
+        arguments = shlex.split(sync)
+        assert {"--locked", "--no-dev"} <= set(arguments), sync
+        assert arguments[arguments.index("--package") + 1] == package, sync
+    assert "--no-editable" in syncs[-1]
+    fields = {kind.variable(name): field for name, field in kind.model_fields.items()}
+    given = {name: value for name, value in environment(final).items() if name.startswith(PREFIX)}
+    assert given.keys() <= fields.keys()
+    assert given[kind.variable("host")] == "0.0.0.0"
+    assert values(final, "EXPOSE") == [given[kind.variable("port")]]
+    assert str(fields[kind.variable("state_dir")].default) in " ".join(values(final, "RUN"))
+    project = tomllib.loads((ROOT / image).with_name("pyproject.toml").read_text())
+    assert values(final, "ENTRYPOINT") == [f'["{next(iter(project["project"]["scripts"]))}"]']
+
+
+@pytest.mark.parametrize("image", ALL_IMAGES)
 def test_an_image_runs_as_a_numbered_user_and_holds_no_build_stage(image: str) -> None:
     first, final = stages(image)
     assert values(final, "USER") == ["10001:10001"]
@@ -293,11 +329,12 @@ def test_an_image_runs_as_a_numbered_user_and_holds_no_build_stage(image: str) -
     assert not any("uv" in shlex.split(rest) or "pip" in rest or "apt" in rest for rest in values(final, "RUN"))
 
 
-def test_both_images_have_the_same_base_and_the_same_uv() -> None:
+def test_all_images_have_the_same_base_and_the_same_uv() -> None:
     pinned = [
-        [rest for rest in values(instructions(image), "ARG") if rest.startswith(("BASE", "UV_"))] for image in IMAGES
+        [rest for rest in values(instructions(image), "ARG") if rest.startswith(("BASE", "UV_"))]
+        for image in ALL_IMAGES
     ]
-    assert pinned[0] == pinned[1]
+    assert all(each == pinned[0] for each in pinned)
     assert [name.partition("=")[0] for name in pinned[0]] == ["BASE", "UV_VERSION"]
 
 
@@ -312,7 +349,7 @@ def test_a_builder_is_sent_only_what_is_named() -> None:
     let_through = {line.removeprefix("!") for line in rest if line.startswith("!")}
     copied = {
         source
-        for image in IMAGES
+        for image in ALL_IMAGES
         for arguments in values(stages(image)[0], "COPY")
         for source in arguments.split()[:-1]
         if source != "."
@@ -325,7 +362,7 @@ def test_a_builder_is_sent_only_what_is_named() -> None:
 
 def test_every_member_of_the_workspace_is_copied_for_the_lock_to_hold() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    for image in IMAGES:
+    for image in ALL_IMAGES:
         copied = " ".join(values(stages(image)[0], "COPY"))
         for member in project["tool"]["uv"]["workspace"]["members"]:
             assert f"{member}/pyproject.toml" in copied, image

@@ -420,6 +420,7 @@ async def test_of_the_calls_that_wait_for_a_target_the_newest_goes_out_and_the_o
     target, statuses = "deployer", [503]
     # There is no promotion here, and nothing that could be deployed.
     await office.rows("ALTER TABLE deployments DROP CONSTRAINT deployments_promotion_id_fkey")
+    await office.rows("ALTER TABLE deployment_generations DROP CONSTRAINT deployment_generations_promotion_id_fkey")
     async with office.database.unit_of_work() as work:
         where = Target(target, f"{office.sink.url}/{target}", ("env:SECRET_OF_TESTS",), (), (ANY_PRIVATE,))
         await work.targets.put(where, at=office.clock.now())

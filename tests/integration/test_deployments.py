@@ -114,15 +114,19 @@ def test_late_and_repeated_reports_change_nothing(running: Countersign, deployer
     assert running.follow(promotion["id"], "live")
 
 
-def test_a_failed_report_fails_the_promotion_with_its_reason(
-    running: Countersign, deployer: Deployer, model: str
+def test_a_failed_report_takes_requests_and_alias_back_and_says_why(
+    running: Countersign, deployer: Deployer, mlflow_server: MlflowServer, model: str
 ) -> None:
     promotion = rolling_out(running, model)
     (event,) = called(deployer, model)
     deployer.report(event, "Failed")
-    failed = running.follow(promotion["id"], "failed")
-    assert "target ray failed" in failed["state_reason"]
-    assert failed["alias_moved"]
+    _, back = called(deployer, model, times=2)
+    assert (back["data"]["generation"], back["data"]["action"]) == (2, "remove")
+    deployer.report(back, "Ready")
+    undone = running.follow(promotion["id"], "rolled_back")
+    assert "target ray failed" in undone["state_reason"]
+    assert mlflow_server.holder(model) is None
+    assert undone["rollout"]["steps"][0]["outcome"] == "failed"
 
 
 def test_a_second_version_has_the_next_generation_and_knows_the_one_before(
@@ -230,19 +234,26 @@ def test_a_malformed_report_names_the_field(
 # Deliveries.
 
 
-def test_every_attempt_is_kept_and_a_refusal_for_good_fails_the_promotion(
+def test_every_attempt_is_kept_and_a_refusal_for_good_sends_everything_back(
     running: Countersign, deployer: Deployer, model: str
 ) -> None:
     deployer.answers = [503, 500, 422]
     promotion = running.ask(model, "1")
     running.approve(promotion["id"])
-    failed = running.follow(promotion["id"], "failed")
-    assert "422" in failed["state_reason"]
-    delivery = running.call("administrator", "GET", "/deliveries").json()["items"][0]
+    def stage() -> str:
+        rollout = running.call("viewer", "GET", f"/promotions/{promotion['id']}").json()["rollout"]
+        return str(rollout and rollout["stage"])
+
+    until(lambda: stage() == "going_back", "its targets going back")
+    rollout = running.call("viewer", "GET", f"/promotions/{promotion['id']}/rollout").json()
+    assert "422" in rollout["reason"]
+    deliveries = running.call("administrator", "GET", "/deliveries").json()["items"]
+    delivery = [each for each in deliveries if each["subject"] == f"ray/{model}"][-1]
     detail = running.call("administrator", "GET", f"/deliveries/{delivery['id']}").json()
     assert detail["state"] == "dead"
     assert [attempt["status"] for attempt in detail["log"]] == [503, 500, 422]
-    assert {webhook_id for webhook_id, _ in deployer.received(model)} == {delivery["message_id"]}
+    refused = [webhook_id for webhook_id, event in deployer.received(model) if event["data"]["generation"] == 1]
+    assert set(refused) == {delivery["message_id"]}
     assert running.call("viewer", "GET", "/deliveries").status_code == 403
 
 

@@ -16,8 +16,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from app.adapters.postgres.changes import PostgresChanges
-from app.domain.deployments import Deployment, Phase, Report, Target
+from app.domain.deployments import Deployment, Report, Target
 from app.domain.events import EventType, StoredEvent
+from app.domain.phases import Phase, Reason
 from app.domain.promotions import Outcome, Promotion
 from app.main import describe
 from app.routers import happenings
@@ -275,7 +276,7 @@ async def test_deployments_are_told_phase_by_phase(scene: Scene) -> None:
 
     async def reports(deployment: Deployment, *phases: Phase) -> None:
         for sequence, phase in enumerate(phases, start=1):
-            report = Report(deployment.generation, deployment.generation, sequence, phase, "Because", "it is so")
+            report = Report(deployment.generation, deployment.generation, sequence, phase, Reason.UNHEALTHY, "it is so")
             await court.gateway.services.deployments.report(deployment.id, report)
 
     await reports(await rolled_out("1"), Phase.ACCEPTED, Phase.PROGRESSING, Phase.PROGRESSING, Phase.READY)

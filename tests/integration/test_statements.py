@@ -26,7 +26,7 @@ from tests.issuer import Issuer
 from tests.platform import MlflowServer, environment_for, protect
 from tests.principals import principal
 
-LONG = {"promotions", "decisions", "audit_entries", "events", "alias_history"}
+LONG = {"promotions", "decisions", "audit_entries", "events", "alias_history", "deployment_generations"}
 """Tables that only grow."""
 READ_IN_ORDER = {"promotions", "audit", "events"}
 """Cases that begin at the end of a table and stop when the page is full."""

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.domain import rollouts
 from app.domain.assessing import Gate, Standing
-from app.domain.deployments import Phase
+from app.domain.deployments import Drift, Health
 from app.domain.legible import legible, written_size
+from app.domain.phases import Phase
 from app.domain.policies import (
     DEFAULT_POLICY,
     ApprovalRule,
@@ -27,10 +29,11 @@ from app.domain.policies import (
     Supersede,
 )
 from app.domain.promotions import Kind, Promotion, State
+from app.domain.rollouts import AliasMoves, OnFailure, OnNoData, Rollout, Step, Strategy
 from app.domain.windows import Effect, Window
 from app.routers.console.comparing import MOST_ROWS, NOT_KNOWN, Mark, comparison
 from app.routers.console.policy_words import in_words, protects
-from app.routers.console.wording import GATES, KINDS, PHASES, STANDINGS, STATES, steps
+from app.routers.console.wording import DRIFTS, GATES, HEALTHS, KINDS, PHASES, STANDINGS, STATES, steps
 from app.routers.readable import console_path
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -63,7 +66,10 @@ def promotion(state: State, **changed: object) -> Promotion:
 
 
 def test_there_are_words_for_everything() -> None:
-    tables = ((STATES, State), (KINDS, Kind), (STANDINGS, Standing), (GATES, Gate), (PHASES, Phase))
+    tables = (
+        *((STATES, State), (KINDS, Kind), (STANDINGS, Standing), (GATES, Gate), (PHASES, Phase)),
+        *((DRIFTS, Drift), (HEALTHS, Health)),
+    )
     for table, names in tables:
         assert set(table) == set(names)
 
@@ -230,6 +236,13 @@ FULL = Policy(
     break_glass=BreakGlass(acr=frozenset({"gold"})),
     rollback_approvals=(ApprovalRule("fast", 1, roles=frozenset({"approver"})),),
     targets=("ray",),
+    alias_moves=AliasMoves.AFTER_READY,
+    rollout=Rollout(
+        Strategy.CANARY,
+        (Step(0, 120), Step(10, None, ("errors",))),
+        (rollouts.Gate("errors", 'sum(x{v="{{candidate}}"})', "<= 0.02", on_no_data=OnNoData.FAIL),),
+        OnFailure.PAUSE,
+    ),
 )
 
 
@@ -248,6 +261,11 @@ def test_a_policy_is_told_in_sentences() -> None:
         "signed in with gold less than 5 minutes ago",
         "The version that held it before gets the alias previous.",
         "reported and undone",
+        "The targets are called first; the alias moves when all of them are done.",
+        "by steps: 0 % for 2 minutes; 10 %, until a person says to go on, asking errors; 100 %.",
+        'Gate errors: asked every 30 seconds, sum(x{v="{{candidate}}"}) must be <= 0.02.',
+        "It fails after 2 failures in a row, or as often when there is no data, or when nobody answered for 10",
+        "everything stays as it is until a person decides",
     ):
         assert said in told
 
@@ -257,9 +275,10 @@ def test_each_part_of_a_policy_changes_what_is_told() -> None:
     for part in fields(Policy):
         if part.name in {"name", "revision", "models", "alias"}:
             continue
-        other = replace(DEFAULT_POLICY, **{part.name: getattr(FULL, part.name)})
+        usual = replace(DEFAULT_POLICY, targets=FULL.targets if part.name != "targets" else ())
+        other = replace(usual, **{part.name: getattr(FULL, part.name)})
         if part.name == "auto_approve":
-            other = replace(DEFAULT_POLICY, auto_approve=True, approvals=())
+            other = replace(usual, auto_approve=True, approvals=())
         elif part.name == "expiry":
-            other = replace(DEFAULT_POLICY, expiry=replace(DEFAULT_POLICY.expiry, after_s=60))
-        assert (protects(other), in_words(other)) != (protects(DEFAULT_POLICY), in_words(DEFAULT_POLICY)), part.name
+            other = replace(usual, expiry=replace(usual.expiry, after_s=60))
+        assert (protects(other), in_words(other)) != (protects(usual), in_words(usual)), part.name

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Row, Text, and_, delete, func, literal, li
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.adapters.postgres.ordered import is_among_models
 from app.adapters.postgres.promotions import is_in
 from app.adapters.postgres.tables import alias_holders, promoted_aliases, promotions
 from app.domain.grants import DEFAULT_WORKSPACE, fold
@@ -65,6 +66,12 @@ class AliasHolders:
         query = select(alias_holders, promotions.c.model_created_at).select_from(by)
         rows = await self._connection.execute(query)
         return {(AliasKey(row.workspace, row.model, row.alias), row.version, row.model_created_at) for row in rows}
+
+    async def holders_of(self, models: Collection[tuple[str, str]]) -> Sequence[tuple[AliasKey, str]]:
+        """The aliases of these models, each a workspace and a name, that are held, and the versions."""
+        query = select(alias_holders).where(is_among_models(alias_holders, models))
+        rows = await self._connection.execute(query)
+        return [(AliasKey(row.workspace, row.model, row.alias), row.version) for row in rows]
 
     async def put(self, holder: Holder) -> None:
         values = {

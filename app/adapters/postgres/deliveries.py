@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.tables import deliveries, delivery_attempts, delivery_lanes, fanned_out
-from app.domain.deliveries import Attempt, Cause, Delivery, DeliveryState, Filter, Receiver, lane_of
+from app.domain.deliveries import Attempt, Cause, Delivery, DeliveryState, Filter, Receiver, ReceiverKind, lane_of
 from app.domain.errors import NotFound
 
 URGENT = datetime.fromtimestamp(0, UTC)
@@ -62,6 +62,16 @@ class Deliveries:
     async def find(self, delivery_id: str) -> Delivery | None:
         row = (await self._connection.execute(select(deliveries).where(deliveries.c.id == delivery_id))).first()
         return delivery_of(row) if row else None
+
+    async def is_being_called(self, target: str, deployment_id: str, *, lane: str) -> bool:
+        """Whether a call about a deployment waits to be sent to its target."""
+        query = select(deliveries.c.id).where(
+            deliveries.c.receiver == str(Receiver(ReceiverKind.TARGET, target)),
+            deliveries.c.lane == lane,
+            deliveries.c.state == DeliveryState.PENDING.value,
+            deliveries.c.deployment_id == deployment_id,
+        )
+        return (await self._connection.execute(query.limit(1))).first() is not None
 
     async def abandon(self, receiver: Receiver, *, at: datetime) -> int:
         """Have nothing be sent any more of what waits for a receiver; returns how much that was.

@@ -33,6 +33,10 @@ class Jobs:
         """Have the worker do whatever is next for a promotion. One at a time per promotion; too often does no harm."""
         await self._defer("advance_promotion", {"promotion_id": promotion_id}, lock=f"promotion:{promotion_id}", at=at)
 
+    async def advance_rollout(self, promotion_id: str) -> None:
+        """Have the worker look at a rollout now. One at a time per rollout; too often does no harm."""
+        await self._defer("advance_rollout", {"promotion_id": promotion_id}, lock=f"rollout:{promotion_id}")
+
     async def verify(self) -> None:
         """Have the worker look at the versions that are due, now rather than at the next time."""
         await self._ensure_one("verify")
@@ -59,6 +63,10 @@ class Jobs:
     async def ensure_advancing(self, promotion_id: str) -> None:
         """Queue a promotion unless there is a job for it: a net under whatever lost its job."""
         await self._ensure("advance_promotion", "promotion_id", promotion_id, lock=f"promotion:{promotion_id}")
+
+    async def ensure_rolling_out(self, promotion_id: str) -> None:
+        """The same net under a rollout."""
+        await self._ensure("advance_rollout", "promotion_id", promotion_id, lock=f"rollout:{promotion_id}")
 
     async def _ensure(self, task: str, name: str, value: str, *, lock: str) -> None:
         if await self._connection.scalar(_IS_QUEUED, {"lock": lock}):

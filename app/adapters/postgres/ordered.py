@@ -71,6 +71,12 @@ def is_among(table: FromClause, aliases: Collection[AliasKey]) -> ColumnElement[
     return tuple_(*(table.c[name] for name in keys)).in_(select(*_rows(keys).c))
 
 
+def is_among_models(table: FromClause, models: Collection[tuple[str, str]]) -> ColumnElement[bool]:
+    """Whether a row is of one of these models, each a workspace and a name."""
+    keys: Keys = {"workspace": [workspace for workspace, _ in models], "model": [model for _, model in models]}
+    return tuple_(*(table.c[name] for name in keys)).in_(select(*_rows(keys).c))
+
+
 def _rows(keys: Keys) -> FromClause:
     """One parameter a column, however many keys there are: PostgreSQL takes 32,767 parameters at most."""
     arrays = [cast(list(values), ARRAY(Text)) for values in keys.values()]

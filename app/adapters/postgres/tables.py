@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, Identity, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    Identity,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 metadata = MetaData()
@@ -31,6 +43,8 @@ targets = Table(
     Column("callback_secrets", ARRAY(Text), nullable=False),
     Column("allowed_networks", ARRAY(Text), nullable=False),
     Column("deadline_s", Integer, nullable=False),
+    Column("options", JSONB, nullable=False),
+    Column("metrics", JSONB(none_as_null=True)),
     _moment("updated_at"),
     Column("state", Text, nullable=False),
     Column("state_reason", Text),
@@ -132,6 +146,77 @@ deployments = Table(
     Column("sequence", BigInteger, nullable=False),
     _moment("requested_at"),
     _moment("updated_at"),
+    Column("action", Text, nullable=False),
+    Column("weight", Integer, nullable=False),
+    Column("stable", JSONB(none_as_null=True)),
+    Column("serving", JSONB, nullable=False),
+    _moment("heard_at", nullable=True),
+    Column("served", JSONB(none_as_null=True)),
+    _moment("looked_at", nullable=True),
+    Column("obstacle", Text),
+    Column("drift", Text),
+    _moment("drifted_since", nullable=True),
+    Column("call", JSONB(none_as_null=True)),
+)
+deployment_generations = Table(
+    "deployment_generations",
+    metadata,
+    Column("deployment_id", Text, primary_key=True),
+    Column("generation", Integer, primary_key=True),
+    Column("action", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("uri", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("weight", Integer, nullable=False),
+    Column("stable", JSONB(none_as_null=True)),
+    Column("promotion_id", Text, nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    _moment("requested_at"),
+    _moment("ready_at", nullable=True),
+    _moment("updated_at"),
+)
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("promotion_id", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("step", Integer, nullable=False),
+    _moment("step_began_at"),
+    _moment("held_since", nullable=True),
+    _moment("due_at", nullable=True),
+    Column("reason", Text, nullable=False),
+    Column("gates", JSONB, nullable=False),
+    Column("formers", JSONB, nullable=False),
+    _moment("updated_at"),
+)
+rollout_steps = Table(
+    "rollout_steps",
+    metadata,
+    Column("promotion_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("weight", Integer, nullable=False),
+    Column("hold_s", Integer),
+    Column("gates", JSONB, nullable=False),
+    Column("keeps_stable", Boolean, nullable=False),
+    Column("message", Text, nullable=False),
+    _moment("began_at", nullable=True),
+    _moment("held_since", nullable=True),
+    _moment("ended_at", nullable=True),
+    Column("outcome", Text),
+)
+gate_measurements = Table(
+    "gate_measurements",
+    metadata,
+    Column("promotion_id", Text, primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("gate", Text, primary_key=True),
+    Column("at", DateTime(timezone=True), primary_key=True),
+    Column("value", Float),
+    Column("verdict", Text, nullable=False),
+    Column("message", Text, nullable=False),
 )
 
 endpoints = Table(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Row, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.tables import targets
-from app.domain.deployments import Target
+from app.domain.deployments import MetricsSource, Target
 from app.domain.endpoints import ReceiverState
 from app.domain.errors import NotFound
 from app.domain.targets import StoredTarget
@@ -54,6 +56,8 @@ class Targets:
             "callback_secrets": list(target.callback_secrets),
             "allowed_networks": list(target.allowed_networks),
             "deadline_s": target.deadline_s,
+            "options": dict(target.options),
+            "metrics": asdict(target.metrics) if target.metrics else None,
             "updated_at": at,
         }
         statement = insert(targets).values(**values, state=ReceiverState.ACTIVE.value)
@@ -88,4 +92,10 @@ def _target(row: Row[tuple[object, ...]]) -> Target:
         callback_secrets=tuple(row.callback_secrets),
         allowed_networks=tuple(row.allowed_networks),
         deadline_s=row.deadline_s,
+        options=row.options,
+        metrics=_metrics(row.metrics) if row.metrics else None,
     )
+
+
+def _metrics(stored: Mapping[str, Any]) -> MetricsSource:
+    return MetricsSource(stored["url"], stored["token"], tuple(stored["allowed_networks"]))

@@ -34,6 +34,7 @@ from app.adapters.postgres.endpoints import Endpoints
 from app.adapters.postgres.engine import create_engine, translated_failures
 from app.adapters.postgres.events import Events
 from app.adapters.postgres.evidence import EvidenceLog
+from app.adapters.postgres.gate_measurements import GateMeasurements
 from app.adapters.postgres.grants import Grants
 from app.adapters.postgres.history import AliasHistory
 from app.adapters.postgres.jobs import Jobs
@@ -47,6 +48,7 @@ from app.adapters.postgres.principals import Principals
 from app.adapters.postgres.promotions import Promotions
 from app.adapters.postgres.resolutions import Resolutions
 from app.adapters.postgres.reviews import Reviews
+from app.adapters.postgres.rollouts import Rollouts
 from app.adapters.postgres.sessions import Sessions
 from app.adapters.postgres.targets import Targets
 from app.adapters.postgres.tokens import Tokens
@@ -82,6 +84,8 @@ class UnitOfWork:
     reviews: Reviews
     events: Events
     deployments: Deployments
+    rollouts: Rollouts
+    gate_measurements: GateMeasurements
     deliveries: Deliveries
     delivery_lanes: DeliveryLanes
     endpoints: Endpoints
@@ -130,6 +134,8 @@ class UnitOfWork:
         self.reviews = Reviews(connection)
         self.events = Events(connection)
         self.deployments = Deployments(connection)
+        self.rollouts = Rollouts(connection)
+        self.gate_measurements = GateMeasurements(connection)
         self.deliveries = Deliveries(connection)
         self.delivery_lanes = DeliveryLanes(connection)
         self.endpoints = Endpoints(connection)

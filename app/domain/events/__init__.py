@@ -2,7 +2,7 @@
 
 from app.domain.events.catalogue import CATALOGUE, EventKind, is_alarm, schema_address, schema_of
 from app.domain.events.happened import OF_NO_MODEL, Event, EventType, StoredEvent, timestamp
-from app.domain.events.messages import DEPLOYMENT_REQUESTED, cloud_event, deployment_requested
+from app.domain.events.messages import DEPLOYMENT_REQUESTED, call_event, call_of, cloud_event
 
 __all__ = [
     "CATALOGUE",
@@ -12,8 +12,9 @@ __all__ = [
     "EventKind",
     "EventType",
     "StoredEvent",
+    "call_event",
+    "call_of",
     "cloud_event",
-    "deployment_requested",
     "is_alarm",
     "schema_address",
     "schema_of",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from app.domain.deployments import Action, Drift
 from app.domain.drifts import DriftEnd
 from app.domain.events.happened import EventType
 from app.domain.policies import OnDrift
@@ -149,12 +150,23 @@ _DEPLOYMENT = {
     "deployment": _text("The deployment's id: of this model on this target."),
     "target": _text("The target."),
     "generation": _number("Counts up whenever the target is to run something else."),
+    "action": _text("Whether it is to serve the model, or to take it away.", among=tuple(Action)),
     "promotion": _text("The promotion that wants it."),
     "uri": _text("Where the version's bytes are, physically."),
     "digest": _text("The tree digest of the bytes."),
     "reason": _text("Of what the deployer reported, in one word.", may_lack=True),
     "message": _text("What the deployer said, at most 500 characters.", may_lack=True),
     "by": _text("The target, who reports for it, or `worker`."),
+}
+
+_DEPLOYMENT_DRIFT = {
+    **_DEPLOYMENT,
+    "drift": _text("How it differs.", among=tuple(Drift)),
+    "drifted_since": _time("Since when it is so."),
+    "drift_message": _text("A sentence for a person."),
+    "serving": _text("What the target says that it serves, for a person to read."),
+    "desired": _text("What it is to serve, for a person to read."),
+    "by": _BY,
 }
 
 _ENDPOINT = {
@@ -171,6 +183,18 @@ def _promotion(meaning: str, *, is_alarm: bool = False, **more: Schema) -> Event
 def _deployment(meaning: str, *, is_alarm: bool = False) -> EventKind:
     return EventKind(meaning, "the deployment's id", _DEPLOYMENT, is_alarm)
 
+
+def _rollout(meaning: str, *, is_alarm: bool = False) -> EventKind:
+    return EventKind(meaning, "the promotion's id", {**_PROMOTION, **_ROLLOUT}, is_alarm)
+
+
+_ROLLOUT = {
+    "step": _number("The step that it is in, counted from 1."),
+    "steps": _number("How many there are."),
+    "weight": _number("The percentage of the requests that the version gets in this step."),
+    "why": _text("Why, for a person to read; empty: because the plan says so."),
+    "message": _text("What is to be said of the step itself; mostly empty."),
+}
 
 _REPLACED_BY = _text("The promotion that took its place.", may_lack=True)
 
@@ -199,8 +223,11 @@ CATALOGUE: Mapping[EventType, EventKind] = {
     EventType.WAITS_AGAIN: _promotion("A promotion was approved, and does not have what it needs any more."),
     EventType.APPLYING: _promotion("The alias is being moved; it may have moved already."),
     EventType.APPLIED: _promotion("The alias was moved and read back."),
-    EventType.ROLLING_OUT: _promotion("The alias was moved, and the targets were called.", targets=_texts("Which.")),
-    EventType.LIVE: _promotion("Every target reports that the version is ready."),
+    EventType.ROLLING_OUT: _promotion(
+        "The targets were called; the alias was moved before, or moves when they are ready, as the policy says.",
+        targets=_texts("Which."),
+    ),
+    EventType.LIVE: _promotion("Every target gives the version all requests, and every step has proved itself."),
     EventType.REJECTED: _promotion("Approvers said no: the promotion is closed."),
     EventType.WITHDRAWN: _promotion("Whoever asked for the promotion took it back.", comment=_COMMENT),
     EventType.EXPIRED: _promotion("Nobody settled the promotion in time."),
@@ -209,8 +236,21 @@ CATALOGUE: Mapping[EventType, EventKind] = {
     EventType.FAILED: _promotion(
         "A promotion could not be finished and not be undone, or a target failed: a person must look.", is_alarm=True
     ),
-    EventType.ROLLED_BACK: _promotion("A rollback undid this promotion.", replaced_by=_REPLACED_BY),
+    EventType.ROLLED_BACK: _promotion(
+        "A rollback undid this promotion, or it went back by itself during its rollout.", replaced_by=_REPLACED_BY
+    ),
     EventType.COMMENTED: _promotion("Somebody wrote a comment.", comment=_COMMENT),
+    EventType.ROLLOUT_STEP_BEGAN: _rollout(
+        "The targets were called to give the version another share of the requests; of a rollout of several steps."
+    ),
+    EventType.ROLLOUT_PAUSED: _rollout(
+        "A rollout waits for a person: somebody stopped it, or a step failed and the policy says `pause`.",
+        is_alarm=True,
+    ),
+    EventType.ROLLOUT_RESUMED: _rollout("A person had a rollout go on, or had the version get all requests at once."),
+    EventType.ROLLOUT_WENT_BACK: _rollout(
+        "The targets were called to serve what they served before: a step failed, or a person said so.", is_alarm=True
+    ),
     EventType.ALIAS_MOVED: EventKind(
         "Another version holds a governed alias, or none does: by a promotion of any kind, together with another "
         "alias, or because Countersign took it away from who should not hold it.",
@@ -312,6 +352,18 @@ CATALOGUE: Mapping[EventType, EventKind] = {
         is_alarm=True,
     ),
     EventType.DEPLOYMENT_SUPERSEDED: _deployment("A target was to run something else before this was settled."),
+    EventType.DEPLOYMENT_DRIFTED: EventKind(
+        "What a target serves is not what it is to serve, or not what is approved, or is not well, or it is not heard "
+        "of; also when a drift becomes one of another kind.",
+        "the deployment's id",
+        _DEPLOYMENT_DRIFT,
+        is_alarm=True,
+    ),
+    EventType.DEPLOYMENT_DRIFT_ENDED: EventKind(
+        "A target serves what it is to serve again, or is being changed; `drift` is what it was.",
+        "the deployment's id",
+        _DEPLOYMENT_DRIFT,
+    ),
     EventType.POLICY_CHANGED: EventKind(
         "A policy was written, revised or retired.",
         "the policy's name",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
+
 from app.domain.deployments import Deployment
 from app.domain.events.catalogue import schema_address
 from app.domain.events.happened import StoredEvent, timestamp
@@ -40,16 +43,53 @@ def cloud_event(stored: StoredEvent, *, source: str) -> dict[str, object]:
     }
 
 
-def deployment_requested(
+def call_of(
     *,
-    event_id: str,
     source: str,
     deployment: Deployment,
     promotion: Promotion,
     previous: Deployment | None,
+    options: Mapping[str, object],
     deadline_s: int,
 ) -> dict[str, object]:
     """What a deployer is asked to do. The URI is physical and pinned: a deployer never looks an alias up again."""
+    return {
+        "deployment_id": deployment.id,
+        "target": deployment.target,
+        "resource": deployment.resource,
+        "generation": deployment.generation,
+        "action": deployment.action.value,
+        "model": {
+            # With its workspace, as the resource: two models of one name must not take each other's place.
+            "name": deployment.resource,
+            "version": deployment.version,
+            "alias": promotion.alias,
+            "run_id": promotion.run_id if deployment.version == promotion.to_version else None,
+            "uri": deployment.uri,
+            "digest": deployment.digest,
+        },
+        "traffic": {
+            "weight": deployment.weight,
+            "stable": asdict(deployment.stable) if deployment.stable else None,
+        },
+        "config": dict(options),
+        "previous": {"version": previous.version, "uri": previous.uri} if previous else None,
+        "promotion": {
+            "id": promotion.id,
+            "requested_by": promotion.requested_by_name,
+            "approved_by": [
+                decision.principal_name
+                for decision in promotion.standing_decisions
+                if decision.outcome is Outcome.APPROVE
+            ],
+        },
+        "callback": {"url": f"{source}/control/v1/deployments/{deployment.id}/status"},
+        "deadline_s": deadline_s,
+    }
+
+
+def call_event(*, event_id: str, source: str, deployment: Deployment, call: Mapping[str, object]) -> dict[str, object]:
+    """The message that asks for ``call``. Of a generation that is the same however often it is sent."""
     return {
         "specversion": "1.0",
         "id": event_id,
@@ -58,32 +98,5 @@ def deployment_requested(
         "subject": f"{deployment.target}/{deployment.resource}",
         "time": timestamp(deployment.requested_at),
         "datacontenttype": "application/json",
-        "data": {
-            "deployment_id": deployment.id,
-            "target": deployment.target,
-            "resource": deployment.resource,
-            "generation": deployment.generation,
-            "action": "apply",
-            "model": {
-                # With its workspace, as the resource: two models of one name must not take each other's place.
-                "name": deployment.resource,
-                "version": promotion.to_version,
-                "alias": promotion.alias,
-                "run_id": promotion.run_id,
-                "uri": promotion.uri,
-                "digest": promotion.digest,
-            },
-            "previous": {"version": previous.version, "uri": previous.uri} if previous else None,
-            "promotion": {
-                "id": promotion.id,
-                "requested_by": promotion.requested_by_name,
-                "approved_by": [
-                    decision.principal_name
-                    for decision in promotion.standing_decisions
-                    if decision.outcome is Outcome.APPROVE
-                ],
-            },
-            "callback": {"url": f"{source}/control/v1/deployments/{deployment.id}/status"},
-            "deadline_s": deadline_s,
-        },
+        "data": dict(call),
     }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from app.routers.console import aliases, endpoints, explaining, policies, promotions
+from app.routers.console import aliases, deployments, endpoints, explaining, policies, promotions
 
 router = APIRouter(include_in_schema=False)
-for part in (promotions, aliases, policies, explaining, endpoints):
+for part in (promotions, aliases, deployments, policies, explaining, endpoints):
     router.include_router(part.router)

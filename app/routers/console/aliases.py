@@ -9,8 +9,11 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Query, Request, Response
 
 from app.domain.access import Permission, Principal
+from app.domain.deployments import Deployment
+from app.domain.deployments import Filter as Deployed
 from app.domain.errors import Conflict, InsufficientAuthentication, InvalidInput
 from app.domain.grants import DEFAULT_WORKSPACE
+from app.domain.inventory import drift_message
 from app.domain.policies import ReasonFor
 from app.domain.promotions import UNSETTLED, AliasKey, Filter
 from app.domain.sessions import StepUp
@@ -136,6 +139,7 @@ async def _shown(
         title=f"{key.model} · {key.alias}",
         here="promotions",
         key=key,
+        deployments=await _deployments(key, principal, services),
         query="" if key.workspace == DEFAULT_WORKSPACE else f"?{urlencode({'workspace': key.workspace})}",
         holder=holder,
         history=history,
@@ -150,3 +154,10 @@ async def _shown(
         problem="; ".join(said for _, said in problem.problems) if problem else "",
         typed=typed or {},
     )
+
+
+async def _deployments(key: AliasKey, principal: Principal, services: Services) -> list[tuple[Deployment, str]]:
+    """Where the model runs, whatever alias had it deployed there."""
+    wanted = Deployed(model=key.model, workspace=key.workspace)
+    found = await services.inventory.page(principal, wanted, limit=A_PAGE)
+    return [(each, drift_message(each)) for each in found]

@@ -8,21 +8,28 @@ from urllib.parse import quote
 
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from app.domain.access import Permission, Principal, may
+from app.domain.access import Permission, Principal, holds_somewhere, may
+from app.domain.durations import write_duration
 from app.domain.errors import InvalidInput
 from app.domain.identity import CredentialKind
 from app.routers.console.wording import (
     CAUSES,
     DEEDS,
     DELIVERY_STATES,
+    DRIFTS,
+    GATE_VERDICTS,
     GATES,
     HAPPENINGS,
+    HEALTHS,
     KINDS,
     PHASES,
     RECEIVER_STATES,
     RULES,
+    STAGES,
     STANDINGS,
     STATES,
+    STEP_NOT_REACHED,
+    STEP_OUTCOMES,
 )
 from app.routers.pages import page
 from app.routers.services import Services
@@ -38,6 +45,13 @@ _WORDS: Mapping[str, object] = {
     "gates": GATES,
     "rule_titles": RULES,
     "phases": PHASES,
+    "drifts": DRIFTS,
+    "healths": HEALTHS,
+    "stages": STAGES,
+    "step_outcomes": STEP_OUTCOMES,
+    "step_not_reached": STEP_NOT_REACHED,
+    "gate_verdicts": GATE_VERDICTS,
+    "duration": write_duration,
     "receiver_states": RECEIVER_STATES,
     "delivery_states": DELIVERY_STATES,
     "deeds": DEEDS,
@@ -66,6 +80,7 @@ def shown(
         title=title,
         here=here,
         me=principal,
+        reads_deployments=holds_somewhere(principal, Permission.DEPLOYMENTS_READ),
         reads_endpoints=may(principal, Permission.ENDPOINTS_READ),
         has_session=principal.credential.kind is CredentialKind.SESSION,
         **_WORDS,

@@ -16,6 +16,7 @@ from app.domain.policies import (
     Rejection,
     Supersede,
 )
+from app.domain.rollouts import AliasMoves, OnFailure, OnNoData, Step, Strategy
 from app.domain.windows import Effect, Window
 
 
@@ -123,9 +124,37 @@ def _moves(policy: Policy) -> Iterable[str]:
     for tags, who in ((together.promoted, "new"), (together.archived, "former")):
         if tags:
             yield f"The {who} holder is tagged {', '.join(f'{key} = {value}' for key, value in tags)}."
-    if policy.targets:
-        yield f"It is deployed to {', '.join(policy.targets)}."
     yield _DRIFT[policy.on_drift]
+
+
+def _deploys(policy: Policy) -> Iterable[str]:
+    if not policy.targets:
+        return
+    yield f"It is deployed to {', '.join(policy.targets)}."
+    yield _ALIAS_MOVES[policy.alias_moves]
+    rollout = policy.rollout
+    if rollout.strategy is not Strategy.ALL_AT_ONCE or rollout.planned:
+        yield f"It gets its requests by steps: {'; '.join(_step(step) for step in rollout.steps)}."
+    for gate in rollout.gates:
+        no_data = _NO_DATA[gate.on_no_data].format(span=_span(gate.no_data_s))
+        yield (
+            f"Gate {gate.name}: asked every {_span(gate.interval_s)}, {gate.query.strip()} must be {gate.passes}. "
+            f"It fails {_times(gate.failure_limit)}, or {no_data}."
+        )
+    yield _ON_FAILURE[rollout.on_failure]
+
+
+def _step(step: Step) -> str:
+    if step.hold_s is None:
+        held = ", until a person says to go on"
+    else:
+        held = f" for {_span(step.hold_s)}" if step.hold_s else ""
+    gates = f", asking {', '.join(step.gates)}" if step.gates else ""
+    return f"{step.weight} %{held}{gates}"
+
+
+def _times(count: int) -> str:
+    return "at the first failure" if count == 1 else f"after {count} failures in a row"
 
 
 _MATTERS: tuple[tuple[str, Callable[[Policy], Iterable[str]]], ...] = (
@@ -137,6 +166,7 @@ _MATTERS: tuple[tuple[str, Callable[[Policy], Iterable[str]]], ...] = (
     ("How long it waits", _time),
     ("If a newer one is asked for", _others),
     ("What moves with it", _moves),
+    ("Where it is deployed", _deploys),
     ("When it must go fast", _fast),
 )
 
@@ -151,6 +181,18 @@ _SUPERSEDE: Mapping[Supersede, str] = {
 _DRIFT: Mapping[OnDrift, str] = {
     OnDrift.REPORT: "If somebody moves the alias past Countersign, that is reported.",
     OnDrift.RESTORE: "If somebody moves the alias past Countersign, that is reported and undone.",
+}
+_ALIAS_MOVES: Mapping[AliasMoves, str] = {
+    AliasMoves.BEFORE: "The alias moves first, then the targets are called.",
+    AliasMoves.AFTER_READY: "The targets are called first; the alias moves when all of them are done.",
+}
+_NO_DATA: Mapping[OnNoData, str] = {
+    OnNoData.WAIT: "when it measured nothing for {span}",
+    OnNoData.FAIL: "as often when there is no data, or when nobody answered for {span}",
+}
+_ON_FAILURE: Mapping[OnFailure, str] = {
+    OnFailure.ROLLBACK: "If it does not come up, or a gate fails, requests and alias go back by themselves.",
+    OnFailure.PAUSE: "If it does not come up, or a gate fails, everything stays as it is until a person decides.",
 }
 _VERBS: Mapping[ReasonFor, str] = {
     ReasonFor.REQUEST: "ask for it",

@@ -16,12 +16,14 @@ from app.domain.errors import Conflict, InvalidInput, NotFound
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.policies import ReasonFor
 from app.domain.promotions import UNSETTLED, Filter, Kind, Outcome, Promotion, State
+from app.domain.rolling_out import Order
 from app.domain.verdicts import Verdict
 from app.routers.access import CurrentPrincipal, needs
 from app.routers.console.comparing import comparison
 from app.routers.console.frame import lead_to, reason_of, revision_of, shown, text_of
 from app.routers.console.wording import steps
 from app.routers.page_route import PageForm, PageRoute
+from app.routers.schemas.rollouts import rollout_answer
 from app.routers.schemas.shared import read_cursor, write_cursor
 from app.routers.services import Services, ServicesOf
 from app.services.identifiers import new_id
@@ -157,6 +159,26 @@ async def comment(promotion_id: str, form: PageForm, principal: CurrentPrincipal
     return lead_to("promotions", promotion_id, at="comments")
 
 
+@router.post("/promotions/{promotion_id}/rollout")
+@needs(Permission.PROMOTIONS_READ, somewhere=True)
+async def order_rollout(
+    promotion_id: str, form: PageForm, principal: CurrentPrincipal, services: ServicesOf
+) -> Response:
+    """What the reader would have a rollout do, as the page showed it."""
+    order = next((each for each in Order if each.value == form.get("order")), None)
+    if order is None:
+        raise InvalidInput("order", f"expected {' or '.join(Order)}")
+    try:
+        await services.rollouts.order(
+            principal, promotion_id, order, reason=reason_of(form), seen_revision=revision_of(form)
+        )
+    except InvalidInput as error:
+        return await _shown(promotion_id, principal, services, problem=error, typed=form)
+    except Conflict as error:
+        return _changed(promotion_id, error, form, principal, services)
+    return lead_to("promotions", promotion_id, at="rollout")
+
+
 @router.post("/promotions/{promotion_id}/review")
 @needs(Permission.PROMOTIONS_READ, somewhere=True)
 async def close_review(
@@ -207,6 +229,8 @@ async def _shown(
         may_comment=await services.comments.may_add(principal, promotion_id),
         comment_key=new_id("key"),
         deployments=await services.deployments.of_promotion(principal, promotion_id),
+        rollout=(followed := await services.rollouts.find(principal, promotion)) and rollout_answer(followed),
+        orders=await services.rollouts.may_order(principal, followed) if followed else {},
         entries=await _entries(principal, services, promotion_id),
         in_mlflow=promotion.workspace == DEFAULT_WORKSPACE,
         workspace_query="" if promotion.workspace == DEFAULT_WORKSPACE else f"?workspace={quote(promotion.workspace)}",

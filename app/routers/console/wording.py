@@ -8,10 +8,14 @@ from enum import StrEnum
 
 from app.domain.assessing import Gate, Standing
 from app.domain.deliveries import DeliveryState
-from app.domain.deployments import Phase
+from app.domain.deployments import Drift, Health
 from app.domain.endpoints import ReceiverState
 from app.domain.events import EventType
+from app.domain.gates import Verdict
+from app.domain.phases import Phase
 from app.domain.promotions import GOOD, UNSETTLED, Kind, Promotion, State
+from app.domain.rolling_out import Outcome, Stage, alias_moves_of
+from app.domain.rollouts import AliasMoves
 
 
 class Tone(StrEnum):
@@ -43,10 +47,12 @@ STATES: Mapping[State, Told] = {
     State.APPLYING: Told("Moving the alias", "The alias is being moved at this moment.", Tone.MOVES),
     State.APPLIED: Told("Applied", "The alias was moved to this version.", Tone.GOOD),
     State.ROLLING_OUT: Told(
-        "Being deployed", "The alias was moved to this version; the places where it runs are being updated.", Tone.MOVES
+        "Being deployed",
+        "The places where it runs are being updated, step by step if the policy says so.",
+        Tone.MOVES,
     ),
     State.LIVE: Told(
-        "Live", "The alias was moved to this version, and every place where it runs said that it is ready.", Tone.GOOD
+        "Live", "The alias was moved to this version, and every place where it runs gives it all requests.", Tone.GOOD
     ),
     State.REJECTED: Told("Rejected", "An approver said no. Nothing has moved.", Tone.BAD),
     State.WITHDRAWN: Told("Withdrawn", "Whoever asked for it took it back. Nothing has moved.", Tone.OVER),
@@ -56,7 +62,11 @@ STATES: Mapping[State, Told] = {
         "Out of date", "What was to be promoted is not what is there now. It has to be asked for again.", Tone.BAD
     ),
     State.FAILED: Told("Failed", "It did not work, and somebody has to look at it.", Tone.BAD),
-    State.ROLLED_BACK: Told("Rolled back", "The alias is back where it was before this promotion.", Tone.OVER),
+    State.ROLLED_BACK: Told(
+        "Rolled back",
+        "The alias is where it was before this promotion, and the requests go where they went.",
+        Tone.OVER,
+    ),
 }
 
 KINDS: Mapping[Kind, str] = {
@@ -98,7 +108,30 @@ PHASES: Mapping[Phase, Told] = {
     Phase.PROGRESSING: Told("Being updated", "", Tone.MOVES),
     Phase.READY: Told("Ready", "", Tone.GOOD),
     Phase.FAILED: Told("Failed", "", Tone.BAD),
+    Phase.ERRORED: Told("Broke", "", Tone.BAD),
     Phase.SUPERSEDED: Told("Replaced", "", Tone.OVER),
+}
+
+HEALTHS: Mapping[Health, Told] = {
+    Health.UNKNOWN: Told("Not known yet", "", Tone.WAITS),
+    Health.HEALTHY: Told("Well", "", Tone.GOOD),
+    Health.DEGRADED: Told("Recovering", "", Tone.MOVES),
+    Health.UNHEALTHY: Told("Not well", "", Tone.BAD),
+    Health.GONE: Told("Taken away", "", Tone.OVER),
+}
+
+DRIFTS: Mapping[Drift, Told] = {
+    Drift.SILENT: Told("Silent", "Look whether its deployer runs, and can be reached.", Tone.BAD),
+    Drift.OTHER_BYTES: Told(
+        "Other files", "Find out who changed them; deploying again has them loaded and checked anew.", Tone.BAD
+    ),
+    Drift.OTHER_VERSION: Told("Another version", "Deploying again brings the right one.", Tone.BAD),
+    Drift.MISSING: Told("Not there", "Deploying again brings it back.", Tone.BAD),
+    Drift.UNAPPROVED: Told(
+        "Not approved", "Promote what it shall serve, have a policy name the target, or take it away.", Tone.BAD
+    ),
+    Drift.UNHEALTHY: Told("Failing", "Look at its logs; deploy again, or roll the alias back.", Tone.BAD),
+    Drift.OTHER_WEIGHT: Told("Another share", "Deploying again has the requests shared as they should be.", Tone.BAD),
 }
 
 RECEIVER_STATES: Mapping[ReceiverState, Told] = {
@@ -119,6 +152,7 @@ DEEDS: Mapping[str, str] = {
     EventType.COMMENTED: "wrote a comment",
     EventType.GLASS_BROKEN: "broke the glass",
     EventType.REVIEW_CLOSED: "reviewed it",
+    EventType.ROLLOUT_RESUMED: "had the rollout go on",
     "decision.approved": "approved it",
     "decision.rejected": "rejected it",
 }
@@ -133,6 +167,10 @@ HAPPENINGS: Mapping[str, str] = {
     EventType.APPLIED: "The alias was moved",
     EventType.ROLLING_OUT: "The targets were called",
     EventType.LIVE: "Every target is ready",
+    EventType.ROLLOUT_STEP_BEGAN: "The next step began",
+    EventType.ROLLOUT_PAUSED: "The rollout was paused",
+    EventType.ROLLOUT_WENT_BACK: "The targets were sent back to what they served before",
+    "promotion.is_rolled_back": "The alias goes back, too",
     EventType.REJECTED: "It is rejected",
     EventType.EXPIRED: "It expired",
     EventType.SUPERSEDED: "A newer one took its place",
@@ -154,6 +192,38 @@ CAUSES: Mapping[str | None, str] = {
     "unattributed": "it was so when Countersign first looked",
 }
 """Why somebody holds an alias (``app/domain/history.py``)."""
+
+
+STAGES: Mapping[Stage, Told] = {
+    Stage.MOVING: Told("Being updated", "The targets were called for this step.", Tone.MOVES),
+    Stage.HOLDING: Told("Proving itself", "The step is in effect, and is held until it has proved itself.", Tone.MOVES),
+    Stage.PAUSED: Told("Paused", "Everything stays as it is until somebody decides.", Tone.WAITS),
+    Stage.GOING_BACK: Told("Going back", "The targets were told to serve what they served before.", Tone.BAD),
+    Stage.DONE: Told("Done", "The version gets all requests.", Tone.GOOD),
+    Stage.UNDONE: Told("Undone", "The targets serve what they served before, or a newer version.", Tone.OVER),
+    Stage.FAILED: Told("Failed", "Somebody has to look at what the targets serve.", Tone.BAD),
+}
+
+STEP_OUTCOMES: Mapping[Outcome | None, Told] = {
+    None: Told("To come", "", Tone.WAITS),
+    Outcome.PASSED: Told("Passed", "", Tone.GOOD),
+    Outcome.FAILED: Told("Failed", "", Tone.BAD),
+    Outcome.SKIPPED: Told("Skipped", "", Tone.OVER),
+    Outcome.REPEATED: Told("Begun anew", "", Tone.MOVES),
+    Outcome.ABANDONED: Told("Given up", "", Tone.OVER),
+}
+
+
+STEP_NOT_REACHED = Told("Not reached", "", Tone.OVER)
+"""A step of a rollout that is over."""
+
+GATE_VERDICTS: Mapping[Verdict | None, Told] = {
+    None: Told("Not measured yet", "", Tone.WAITS),
+    Verdict.PASSED: Told("Passed", "", Tone.GOOD),
+    Verdict.FAILED: Told("Failed", "", Tone.BAD),
+    Verdict.NO_DATA: Told("No data", "", Tone.WAITS),
+    Verdict.BROKEN: Told("No answer", "", Tone.BAD),
+}
 
 
 class Mark(StrEnum):
@@ -178,9 +248,11 @@ class Step:
 def steps(promotion: Promotion) -> tuple[Step, ...]:
     """The way of a promotion: what has happened, what happens now, and what is still to come or was cut off."""
     way = ["Asked for", "Approved", "Alias moved", *(["Deployed"] if promotion.policy.targets else [])]
-    state = promotion.state
+    state, targets_first = promotion.state, alias_moves_of(promotion) is AliasMoves.AFTER_READY
+    if targets_first:
+        way[2:] = way[:1:-1]
     if state in UNSETTLED or state in GOOD:
-        reached = _REACHED[state]
+        reached = _REACHED_TARGETS_FIRST.get(state, _REACHED[state]) if targets_first else _REACHED[state]
         if state is State.APPLIED and not promotion.policy.targets:
             reached = len(way)
         marks = [
@@ -200,3 +272,6 @@ _REACHED: Mapping[State, int] = {
     State.LIVE: 4,
 }
 """How many steps are behind it."""
+
+_REACHED_TARGETS_FIRST: Mapping[State, int] = {State.ROLLING_OUT: 2, State.APPLYING: 3}
+"""Where the targets are called before the alias moves."""

@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from app.domain.deployments import Phase, Report
-from app.routers.schemas.shared import Answer
+from app.domain.deployments import Action, Deployment, Drift, Health
+from app.domain.inventory import drift_message
+from app.domain.phases import Phase
+from app.routers.schemas.shared import Answer, Request
+from app.services.statuses import ReportedStatus
+
+
+class BytesAnswer(Answer):
+    """A version that a target can load."""
+
+    version: str
+    uri: str
+    digest: str
+
+
+class ServingAnswer(Answer):
+    """A version that the target says it has loaded."""
+
+    version: str
+    weight: int = Field(description="Of the requests, the percentage that it gets.")
+    ready: bool = Field(validation_alias="is_ready")
+    url: str
+    name: str = Field(description="What the target's own metrics call it.")
+    digest: str | None = Field(description="Of the files that it has loaded; null if the target does not say.")
+
+
+class ServedAnswer(Answer):
+    """What the target was ready with last."""
+
+    version: str
+    generation: int
+    promotion_id: str
+    since: datetime = Field(description="Since when it serves this version.")
 
 
 class DeploymentAnswer(Answer):
@@ -21,7 +53,10 @@ class DeploymentAnswer(Answer):
     resource: str = Field(
         description="What the target calls it: the model, or `<workspace>/<model>` unless the workspace is the default."
     )
+    action: Action = Field(description="`remove`: the target is to serve nothing of the model.")
     version: str
+    weight: int = Field(description="Of the requests, the percentage that `version` is to get; `stable` the rest.")
+    stable: BytesAnswer | None
     generation: int = Field(description="Counts up by one whenever what is desired changes.")
     observed_generation: int
     phase: Phase
@@ -32,31 +67,58 @@ class DeploymentAnswer(Answer):
     promotion_id: str
     requested_at: datetime
     updated_at: datetime
+    serving: Sequence[ServingAnswer] = Field(description="What the target says that it serves; empty: it does not say.")
+    served: ServedAnswer | None
+    health: Health
+    heard_at: datetime | None = Field(description="When the target was heard of last.")
+    obstacle: str | None = Field(description="Why the target, when it was asked last, told nothing.")
+    drift: Drift | None = Field(description="How what is served differs from what is to be; null: it does not.")
+    drifted_since: datetime | None
+    drift_message: str = Field(description="A sentence for a person.")
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> DeploymentAnswer:
+        values = {name: getattr(deployment, name) for name in cls.model_fields if name != "drift_message"}
+        return cls.model_validate({**values, "drift_message": drift_message(deployment)})
 
 
-class ReportedStatus(BaseModel):
-    """`data` of a deployer's status event. Members that we do not know are ignored: deployers may tell more."""
+class GenerationAnswer(Answer):
+    """One generation of a deployment: what was desired, and what came of it."""
 
-    model_config = ConfigDict(strict=True)
+    generation: int
+    action: Action
+    version: str
+    uri: str
+    digest: str
+    weight: int
+    stable: BytesAnswer | None
+    promotion_id: str
+    phase: Phase
+    reason: str
+    message: str
+    requested_at: datetime
+    ready_at: datetime | None = Field(description="When the target was first ready with it.")
+    updated_at: datetime
 
-    deployment_id: str
-    generation: int = Field(ge=1)
-    observed_generation: int = Field(ge=0)
-    sequence: int = Field(ge=1, lt=2**62)
-    phase: Literal["Accepted", "Progressing", "Ready", "Failed", "Superseded"]
-    reason: str = Field(default="", max_length=200)
-    message: str = Field(default="", max_length=10_000)
 
-    def report(self) -> Report:
-        return Report(
-            generation=self.generation,
-            observed_generation=self.observed_generation,
-            sequence=self.sequence,
-            phase=Phase(self.phase),
-            # PostgreSQL's text holds no NUL.
-            reason=self.reason.replace("\x00", ""),
-            message=self.message.replace("\x00", ""),
-        )
+class DesiredAnswer(Answer):
+    """What a target is to serve: the `data` of a call, for each model."""
+
+    target: str
+    items: Sequence[Mapping[str, object]]
+    next_after: str | None = Field(description="Send it as `after` for the next page; null on the last one.")
+
+
+class Redeploy(Request):
+    """Why a target is called again."""
+
+    reason: str = Field(default="", max_length=2000)
+
+
+class Remove(Request):
+    """Why a model is taken away from a target."""
+
+    reason: str = Field(min_length=1, max_length=2000)
 
 
 class StatusEvent(BaseModel):

@@ -23,7 +23,19 @@ PolicyBody = Annotated[
                 "alias": "production",
                 "approvals": [{"name": "risk", "count": 2, "groups": ["risk-team"]}],
                 "after": ["staging"],
-            }
+            },
+            {
+                "models": "iris",
+                "alias": "production",
+                "autoApprove": True,
+                "targets": ["ray"],
+                "aliasMoves": "after_ready",
+                "rollout": {
+                    "strategy": "canary",
+                    "steps": [{"weight": 10, "hold": "10m"}, {"weight": 50, "hold": "manual"}],
+                    "gates": [{"name": "errors", "query": 'sum(errors{v="{{candidate}}"})', "pass": "<= 0.02"}],
+                },
+            },
         ],
     ),
 ]

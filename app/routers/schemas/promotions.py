@@ -13,8 +13,10 @@ from app.domain.deployments import Deployment
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.promotions import Kind, Outcome, Promotion, State
 from app.routers.schemas.deployments import DeploymentAnswer
+from app.routers.schemas.rollouts import RolloutAnswer, rollout_answer
 from app.routers.schemas.shared import Answer, Moment, Request
 from app.services.promotions import recorded_progress, waits_for_in_short
+from app.services.rollouts import Followed
 
 
 def _version(value: object) -> object:
@@ -159,6 +161,9 @@ class PromotionDetail(PromotionAnswer):
     opens_at: datetime | None = Field(description="When everything that time alone satisfies will be.")
     reading: ReadingAnswer | None = Field(description="While the artifacts are being read.")
     deployments: Sequence[DeploymentAnswer]
+    rollout: RolloutAnswer | None = Field(
+        default=None, description="How its targets come to serve it, step by step; null before they are called."
+    )
 
 
 class Explanation(Answer):
@@ -239,6 +244,7 @@ def promotion_detail(
     deployments: Sequence[Deployment],
     statuses: Sequence[RuleStatus],
     reading: Reading | None,
+    followed: Followed | None = None,
     *,
     public_url: str,
 ) -> PromotionDetail:
@@ -251,7 +257,8 @@ def promotion_detail(
         blocked=is_blocked(statuses),
         opens_at=opens_at(statuses),
         reading=ReadingAnswer(read_bytes=reading.read, total_bytes=reading.total) if reading else None,
-        deployments=[DeploymentAnswer.model_validate(deployment) for deployment in deployments],
+        deployments=[DeploymentAnswer.of(deployment) for deployment in deployments],
+        rollout=rollout_answer(followed) if followed else None,
     )
 
 

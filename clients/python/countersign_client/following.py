@@ -75,6 +75,8 @@ class Followed:
 def end_of(detail: Detail) -> Exit | None:
     """How a promotion ended for who waits for it; none while it goes on."""
     state = str(detail.get("state"))
+    if state == "failed" and _goes_back(detail):
+        return None
     if state in _ENDS:
         return _ENDS[state]
     if detail.get("settled") is True:
@@ -88,7 +90,7 @@ def said(detail: Detail) -> tuple[str, ...]:
     reason = plain(detail.get("state_reason"))
     # Why it was rejected or withdrawn begins with that word.
     head = reason if reason.startswith(state) else f"{state}: {reason}" if reason else state
-    lines = [*_reading(detail), *(f"  {line}" for line in missing(detail)), *_deployments(detail)]
+    lines = [*_reading(detail), *(f"  {line}" for line in missing(detail)), *_rollout(detail), *_deployments(detail)]
     if detail.get("void_reason") and state == "pending":
         lines.insert(0, f"  {plain(detail['void_reason'])}")
     if opens := moment_of(detail.get("opens_at")):
@@ -122,6 +124,45 @@ def _reading(detail: Detail) -> Iterator[str]:
     if size := _size(detail):
         read, total = size
         yield f"  reading the artifacts: {100 * read // total} % of {total / _MIB:,.1f} MiB"
+
+
+def _goes_back(detail: Detail) -> bool:
+    """Whether its targets are on their way back: what becomes of it is known when they are there."""
+    rollout = detail.get("rollout")
+    return isinstance(rollout, Mapping) and rollout.get("stage") == "going_back"
+
+
+def rollout_lines(rollout: Detail, *, whole: bool) -> Iterator[str]:
+    """A line for each step of a rollout (``whole``), or for the present one; with its gates, and why it stopped."""
+    steps, number = list(items(rollout.get("steps"))), rollout.get("step")
+    stage = plain(rollout.get("stage")).replace("_", " ")
+    to_come = "not reached" if rollout.get("settled") is True or stage == "going back" else "to come"
+    for step in steps:
+        is_now = step.get("number") == number and step.get("outcome") is None and rollout.get("settled") is not True
+        if not (is_now or whole):
+            continue
+        how = stage if is_now else plain(step.get("outcome")) or to_come
+        share = f"{plain(str(step.get('weight')))} % of the requests"
+        until = f", held until {moment_of(step['held_until'])}" if step.get("held_until") else ""
+        if is_now and stage == "holding" and step.get("hold_s") is None:
+            until = ", held until somebody says `countersign rollout resume`"
+        message = f"; {plain(step['message'])}" if step.get("message") else ""
+        yield f"  step {plain(str(step.get('number')))} of {len(steps)}: {share}: {how}{until}{message}"
+    if reason := plain(rollout.get("reason")):
+        yield f"  {stage}: {reason}"
+    for gate in items(rollout.get("gates")):
+        verdict = plain(gate.get("verdict")).replace("_", " ") or "not measured yet"
+        passes = f"passed {plain(str(gate.get('passes')))} of {plain(str(gate.get('min_passes')))} times"
+        yield (
+            f"  gate {plain(gate.get('name'))} on {plain(gate.get('target'))}: {verdict}, {passes}"
+            + (f"; {plain(gate['message'])}" if gate.get("message") else "")
+        )
+
+
+def _rollout(detail: Detail) -> Iterator[str]:
+    rollout = detail.get("rollout")
+    if isinstance(rollout, Mapping):
+        yield from rollout_lines(rollout, whole=False)
 
 
 def _deployments(detail: Detail) -> Iterator[str]:

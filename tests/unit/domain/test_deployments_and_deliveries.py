@@ -22,7 +22,8 @@ from app.domain.deliveries import (
     is_final_refusal,
     lane_of,
 )
-from app.domain.deployments import Deployment, Phase, Report, given_up, observed
+from app.domain.deployments import Deployment, Report, given_up, observed
+from app.domain.phases import Phase, Reason
 from app.domain.receiver_health import (
     DISABLED_AFTER,
     LONGEST_PAUSE_S,
@@ -85,7 +86,7 @@ def test_whatever_order_reports_arrive_in_the_last_one_sent_wins(order: list[int
 
 
 def test_what_was_given_up_has_failed() -> None:
-    assert given_up(DEPLOYMENT, reason="r", message="m", at=NOON).has_failed
+    assert given_up(DEPLOYMENT, reason=Reason.UNREACHABLE, message="m", at=NOON).has_failed
 
 
 @pytest.mark.parametrize("kind", ReceiverKind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from app.domain.advice import advice
 from app.domain.deliveries import Attempt
-from app.domain.deployments import Target
+from app.domain.deployments import MetricsSource, Target
 from app.domain.documents import MOST
 from app.domain.endpoint_documents import cautions, endpoint_document, endpoint_from_document, is_within
 from app.domain.endpoints import Channel, Endpoint, Signing, rotated, with_keys
 from app.domain.errors import InvalidInput
-from app.domain.targets import target_document, target_from_document
+from app.domain.targets import MOST_OPTIONS, target_document, target_from_document
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DOCUMENT = {"kind": "Endpoint", "name": "ci", "url": "https://ci.example/hook", "signing": "ed25519"}
@@ -69,6 +69,16 @@ _targets = st.builds(
     callback_secrets=_references(),
     allowed_networks=_networks,
     deadline_s=st.integers(1, 86_400),
+    options=st.dictionaries(
+        st.text(max_size=5), st.none() | st.booleans() | st.integers(-9, 9) | st.lists(st.text(max_size=3), max_size=2)
+    ),
+    metrics=st.none()
+    | st.builds(
+        MetricsSource,
+        st.just("https://prometheus.example/below"),
+        st.none() | _references().map(lambda references: references[0]),
+        _networks,
+    ),
 )
 _anything = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5)),
@@ -210,6 +220,43 @@ def test_a_target_takes_the_older_word_for_private_networks() -> None:
         *("url", "name", "secret", "secretFile", "callbackSecretFile", "deadlineSeconds")
     }
     assert "whsec_abc" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "path"),
+    [
+        ("options", ["gpu"], "options"),
+        ("options", {"gpu": {1: "x"}}, "options.gpu"),
+        ("options", {"since": date(2026, 1, 1)}, "options.since"),
+        ("options", {"ratio": [1.0, float("nan")]}, "options.ratio[1]"),
+        ("options", {"size": 2**53 + 1}, "options.size"),
+        ("options", {"text": "x" * MOST_OPTIONS}, "options"),
+        ("options", {"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {"i": 1}}}}}}}}}, "options.a.b.c.d.e.f.g.h.i"),
+        ("metrics", "https://prometheus.example", "metrics"),
+        ("metrics", {}, "metrics.prometheusUrl"),
+        ("metrics", {"prometheusUrl": "prometheus:9090"}, "metrics.prometheusUrl"),
+        ("metrics", {"prometheusUrl": "https://u:p@prometheus.example"}, "metrics.prometheusUrl"),
+        ("metrics", {"prometheusUrl": "https://prometheus.example/?tenant=1"}, "metrics.prometheusUrl"),
+        ("metrics", {"prometheusUrl": "http://10.1.2.3:9090"}, "metrics.prometheusUrl"),
+        ("metrics", {"prometheusUrl": "http://169.254.169.254"}, "metrics.prometheusUrl"),
+        ("metrics", {"prometheusUrl": "https://p.example", "token": "s3cret"}, "metrics.token"),
+        ("metrics", {"prometheusUrl": "https://p.example", "tokenFile": "a", "tokenEnv": "b"}, "metrics.tokenFile"),
+        ("metrics", {"prometheusUrl": "https://p.example", "tokenFile": ["a", "b"]}, "metrics.tokenFile"),
+        ("metrics", {"prometheusUrl": "https://p.example", "allowNetworks": ["all"]}, "metrics.allowNetworks[0]"),
+    ],
+)
+def test_what_a_target_cannot_say_of_itself_is_refused(field: str, value: object, path: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        target_from_document({**TARGET, field: value})
+    assert [where for where, _ in refused.value.problems] == [path]
+    assert "s3cret" not in str(refused.value)
+
+
+def test_the_metrics_of_a_target_may_be_inside_the_cluster() -> None:
+    metrics = {"prometheusUrl": "http://10.1.2.3:9090", "tokenEnv": "T", "allowNetworks": ["10.0.0.0/8"]}
+    target = target_from_document({**TARGET, "metrics": metrics})
+    assert target.metrics == MetricsSource("http://10.1.2.3:9090", "env:T", ("10.0.0.0/8",))
+    assert target_document(target)["metrics"] == metrics
 
 
 def test_keys_are_named_once_and_stay() -> None:

@@ -32,6 +32,7 @@ from app.domain.policies import (
 from app.domain.policies.documents import short_document_of
 from app.domain.policies.revisions import Retirement, Revision, policy_or_retirement, retired_document
 from app.domain.roles import Role
+from app.domain.rollouts import AliasMoves, Gate, OnFailure, OnNoData, Rollout, Step, Strategy
 from app.domain.signatures import SignedBy, SignerKind
 from app.domain.windows import Effect, Window
 
@@ -46,8 +47,13 @@ OLD = {
 }
 """As the release before wrote it."""
 
+GATE = {"name": "errors", "query": "sum(errors)", "pass": "<= 0.02"}
+
 _FIELDS = list(document_of(DEFAULT_POLICY))
-_INSIDE = "name count roles people after alias for posted by expression signature allowed review promoted".split()  # noqa: SIM905  # readable
+_INSIDE = [
+    *("name", "count", "roles", "people", "after", "alias", "for", "posted", "by", "expression", "signature"),
+    *("allowed", "review", "promoted", "steps", "gates", "weight", "hold", "query", "pass"),
+]
 
 _names = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=6).filter(str.strip)
 _aliases = st.sampled_from(["staging", "canary", "A-b_1"])
@@ -70,6 +76,26 @@ _signer = st.builds(
     st.just("ci@example.org"),
     st.just("https://issuer.example"),
     st.just("x.sig"),
+)
+_waits = st.integers(1, 604_800)
+_step = st.builds(Step, st.integers(0, 100), st.none() | st.just(0) | _waits, st.lists(_names, max_size=2).map(tuple))
+_gate = st.builds(
+    Gate,
+    name=_names,
+    query=st.just('sum(x{m="{{model}}"})'),
+    passes=st.sampled_from(["<= 0.02", "> 1"]),
+    interval_s=_waits,
+    failure_limit=st.integers(1, 100),
+    min_passes=st.integers(1, 100),
+    on_no_data=st.sampled_from(OnNoData),
+    no_data_s=_waits,
+)
+_rollouts = st.builds(
+    Rollout,
+    strategy=st.sampled_from(Strategy),
+    planned=st.lists(_step, max_size=3).map(tuple),
+    gates=st.lists(_gate, max_size=2).map(tuple),
+    on_failure=st.sampled_from(OnFailure),
 )
 
 
@@ -118,6 +144,8 @@ def _policies(draw: st.DrawFn) -> Policy:
         break_glass=draw(st.builds(BreakGlass, st.booleans(), _seconds, _some, _rules)),
         rollback_approvals=draw(_rules),
         targets=draw(st.lists(_names, max_size=2).map(tuple)),
+        alias_moves=draw(st.sampled_from(AliasMoves)),
+        rollout=draw(_rollouts),
     )
 
 
@@ -231,6 +259,32 @@ def test_who_posts_a_check_may_be_a_service_and_who_approves_may_not() -> None:
         ({"rollback": {"aprovals": []}}, "rollback.aprovals"),
         ({"targets": "ray"}, "targets"),
         ({"target": ["ray"]}, "target"),
+        ({"aliasMoves": "later"}, "aliasMoves"),
+        ({"rollout": "canary"}, "rollout"),
+        ({"rollout": {"strategy": "blue"}}, "rollout.strategy"),
+        ({"rollout": {"step": []}}, "rollout.step"),
+        ({"rollout": {"steps": [{"hold": "5m"}]}}, "rollout.steps[0].weight"),
+        ({"rollout": {"steps": [{"weight": 101}]}}, "rollout.steps[0].weight"),
+        ({"rollout": {"steps": [{"weight": True}]}}, "rollout.steps[0].weight"),
+        ({"rollout": {"steps": [{"weight": 5.5}]}}, "rollout.steps[0].weight"),
+        ({"rollout": {"steps": [{"weight": 5, "hold": 300}]}}, "rollout.steps[0].hold"),
+        ({"rollout": {"steps": [{"weight": 5, "hold": "by hand"}]}}, "rollout.steps[0].hold"),
+        ({"rollout": {"steps": [{"weight": 5, "hold": "8d"}]}}, "rollout.steps[0].hold"),
+        ({"rollout": {"steps": [{"weight": 5, "gates": "errors"}]}}, "rollout.steps[0].gates"),
+        ({"rollout": {"steps": [{"weight": 5}] * 21}}, "rollout.steps"),
+        ({"rollout": {"gates": [GATE | {"name": ""}]}}, "rollout.gates[0].name"),
+        ({"rollout": {"gates": [GATE | {"query": "x{{model}}"}]}}, "rollout.gates[0].query"),
+        ({"rollout": {"gates": [GATE | {"query": 'x{m="{{name}}"}'}]}}, "rollout.gates[0].query"),
+        ({"rollout": {"gates": [GATE | {"pass": 0.02}]}}, "rollout.gates[0].pass"),
+        ({"rollout": {"gates": [GATE | {"pass": "below 0.02"}]}}, "rollout.gates[0].pass"),
+        ({"rollout": {"gates": [GATE | {"interval": "0s"}]}}, "rollout.gates[0].interval"),
+        ({"rollout": {"gates": [GATE | {"failureLimit": 0}]}}, "rollout.gates[0].failureLimit"),
+        ({"rollout": {"gates": [GATE | {"minPasses": "2"}]}}, "rollout.gates[0].minPasses"),
+        ({"rollout": {"gates": [GATE | {"onNoData": "pass"}]}}, "rollout.gates[0].onNoData"),
+        ({"rollout": {"gates": [GATE | {"noDataFor": 600}]}}, "rollout.gates[0].noDataFor"),
+        ({"rollout": {"gates": [GATE | {"no_data": "fail"}]}}, "rollout.gates[0].no_data"),
+        ({"rollout": {"gates": [GATE] * 21}}, "rollout.gates"),
+        ({"rollout": {"onFailure": "hope"}}, "rollout.onFailure"),
         ({7: 1}, "7"),
     ],
 )

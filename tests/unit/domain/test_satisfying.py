@@ -28,6 +28,7 @@ from app.domain.policies import (
 )
 from app.domain.policies.patterns import can_match_together
 from app.domain.policies.satisfying import check_policy_name, contradictions, entanglements, never_opens
+from app.domain.rollouts import AliasMoves, Gate, Rollout, Step, Strategy
 from app.domain.windows import Window, window_from_document
 
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
@@ -161,6 +162,61 @@ def test_what_contradicts_itself_is_refused_with_the_field(change: dict[str, obj
 )
 def test_what_somebody_could_satisfy_is_taken(change: dict[str, object]) -> None:
     assert said(policy(**change)) == []
+
+
+GATE = Gate("errors", "sum(errors)", "< 1")
+CANARY = Rollout(Strategy.CANARY, (Step(10, 60), Step(50, None)), (GATE,))
+
+
+@pytest.mark.parametrize(
+    ("rollout", "field", "reason"),
+    [
+        (Rollout(planned=(Step(10),)), "rollout.steps", "for steps say `canary`"),
+        (Rollout(planned=(Step(100), Step(100))), "rollout.steps[1].weight", "weights only increase"),
+        (Rollout(Strategy.DARK), "rollout.steps", "expected one of weight 0"),
+        (Rollout(Strategy.DARK, (Step(10),)), "rollout.steps", "expected one of weight 0"),
+        (Rollout(Strategy.DARK, (Step(0), Step(10))), "rollout.steps", "expected one of weight 0"),
+        (Rollout(Strategy.CANARY), "rollout.steps", "from 1 to 99 at least"),
+        (Rollout(Strategy.CANARY, (Step(0), Step(100))), "rollout.steps", "from 1 to 99 at least"),
+        (Rollout(Strategy.CANARY, (Step(50), Step(50))), "rollout.steps[1].weight", "more than the 50"),
+        (Rollout(Strategy.CANARY, (Step(50), Step(10))), "rollout.steps[1].weight", "more than the 50"),
+        (
+            replace(CANARY, planned=(Step(5, 9, ("eror",)),)),
+            "rollout.steps[0].gates[0]",
+            "no gate eror; there are errors",
+        ),
+        (replace(CANARY, gates=(GATE, GATE)), "rollout.gates[0].name", "2 times"),
+        (replace(CANARY, gates=(replace(GATE, name="a/b"),)), "rollout.gates[0].name", "without `/`"),
+        (replace(CANARY, gates=(replace(GATE, name=" a"),)), "rollout.gates[0].name", "without `/`"),
+        (replace(CANARY, gates=(replace(GATE, no_data_s=5),)), "rollout.gates[0].noDataFor", "at least the interval"),
+        (Rollout(gates=(GATE,)), "rollout.gates[0]", "no step asks for errors"),
+        (Rollout(Strategy.DARK, (Step(0, 60),), (GATE,)), "rollout.gates[0]", "no step asks for errors"),
+    ],
+)
+def test_a_rollout_that_leads_nowhere_is_refused_with_the_field(rollout: Rollout, field: str, reason: str) -> None:
+    found = dict(said(policy(targets=("ray",), rollout=rollout)))
+    assert reason in found[field]
+
+
+@pytest.mark.parametrize(
+    "rollout",
+    [
+        Rollout(),
+        CANARY,
+        Rollout(planned=(Step(100, 600),), gates=(GATE,)),
+        Rollout(Strategy.DARK, (Step(0, 60),)),
+        Rollout(Strategy.DARK, (Step(0, 60, ("errors",)), Step(100, 60)), (GATE,)),
+        replace(CANARY, planned=(Step(0), Step(5, 60), Step(100, 60))),
+    ],
+)
+def test_a_rollout_that_leads_to_all_requests_is_taken(rollout: Rollout) -> None:
+    assert said(policy(targets=("ray",), rollout=rollout)) == []
+
+
+def test_there_is_nothing_to_roll_out_to_nobody() -> None:
+    assert [field for field, _ in said(policy(rollout=CANARY))] == ["rollout"]
+    assert [field for field, _ in said(policy(alias_moves=AliasMoves.AFTER_READY))] == ["aliasMoves"]
+    assert said(policy(targets=("ray",), alias_moves=AliasMoves.AFTER_READY)) == []
 
 
 def test_the_name_of_a_policy_is_a_part_of_an_address() -> None:

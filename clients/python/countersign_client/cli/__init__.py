@@ -14,10 +14,12 @@ from typing import Annotated
 
 import typer
 
+from countersign_client.cli.bootstrapping import bootstrap
 from countersign_client.cli.checks import check
 from countersign_client.cli.deciding import approve, comment, reject, withdraw
 from countersign_client.cli.delegating import delegate, delegations, undelegate
 from countersign_client.cli.deliveries import deliveries
+from countersign_client.cli.deployments import deployments
 from countersign_client.cli.endpoints import endpoints
 from countersign_client.cli.events import events
 from countersign_client.cli.explaining import explain
@@ -27,6 +29,7 @@ from countersign_client.cli.promotions import promotions
 from countersign_client.cli.pulling import pull
 from countersign_client.cli.resolving import resolve
 from countersign_client.cli.reviewing import review, reviews
+from countersign_client.cli.rollouts import rollout
 from countersign_client.cli.tokens import exchange, token
 from countersign_client.errors import ClientError
 
@@ -44,6 +47,7 @@ def add_commands(cli: typer.Typer) -> None:
         cli.command(help=help_of(command), rich_help_panel=PROMOTIONS)(command)
     cli.add_typer(promotions, name="promotions", rich_help_panel=PROMOTIONS)
     cli.add_typer(check, name="check", rich_help_panel=PROMOTIONS)
+    cli.add_typer(rollout, name="rollout", rich_help_panel=PROMOTIONS)
     for urgent in (rollback, break_glass, reviews, review):
         cli.command(help=help_of(urgent), rich_help_panel=URGENT)(urgent)
     for stand_in in (delegations, delegate, undelegate):
@@ -51,7 +55,8 @@ def add_commands(cli: typer.Typer) -> None:
     cli.command(help=help_of(events), rich_help_panel=TOLD)(events)
     cli.add_typer(endpoints, name="endpoints", rich_help_panel=TOLD)
     cli.add_typer(deliveries, name="deliveries", rich_help_panel=TOLD)
-    for serving in (resolve, pull):
+    cli.add_typer(deployments, name="deployments", rich_help_panel=SERVING)
+    for serving in (resolve, pull, bootstrap):
         cli.command(help=help_of(serving), rich_help_panel=SERVING)(serving)
     for who in (login, logout, whoami, exchange):
         cli.command(help=help_of(who), rich_help_panel=CALLERS)(who)
