@@ -27,6 +27,9 @@ WORKDIR /src
 # The dependencies alone first: this layer stays as it is until the lock changes.
 COPY pyproject.toml uv.lock ./
 COPY clients/python/pyproject.toml clients/python/
+COPY deploy/deployers/contract/pyproject.toml deploy/deployers/contract/
+COPY deploy/deployers/kserve/pyproject.toml deploy/deployers/kserve/
+COPY deploy/deployers/kserve/storage/pyproject.toml deploy/deployers/kserve/storage/
 COPY deploy/deployers/ray_serve/pyproject.toml deploy/deployers/ray_serve/
 COPY deploy/mlflow/pyproject.toml deploy/mlflow/
 RUN /opt/uv/bin/uv sync --locked --no-dev --no-install-workspace

@@ -43,8 +43,8 @@ format: setup ## Put the code in shape
 docs: setup ## Write the generated pages of docs/reference anew
 	$(BIN)/python -m docs.generate
 
-clean: ## Remove what make made: .venv, .uv, .demo and caches
-	rm -rf .venv .uv .demo .pytest_cache .mypy_cache .ruff_cache .mlflow_cache .node_cache .import_linter_cache .hypothesis
+clean: ## Remove what make made: .venv, .venvs, .uv, .demo and caches
+	rm -rf .venv .venvs .uv .demo .pytest_cache .mypy_cache .ruff_cache .mlflow_cache .node_cache .import_linter_cache .hypothesis
 
 .uv/bin/uv:
 	@echo "uv is not installed on this machine: installing it into .uv"
