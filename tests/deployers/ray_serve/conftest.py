@@ -13,15 +13,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from countersign_deployer.signatures import sign, verify
 from countersign_ray_serve.serving.artifacts import tree_digest
-from countersign_ray_serve.settings import Settings
-from countersign_ray_serve.signatures import sign, verify
+from countersign_ray_serve.settings import PLAIN_NAMES, Settings
 
 Json = dict[str, Any]
 
 WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"gateway to deployer, for tests!!").decode()
 CALLBACK_SECRET = "whsec_" + base64.b64encode(b"deployer to gateway, for tests!!").decode()
-GATEWAY_URL = "http://gateway.test"
+GATEWAY_URL = "http://127.0.0.1:9"  # nobody answers there
 DIGEST = "sha256:" + "0" * 64
 
 
@@ -30,7 +30,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings of whoever runs the tests must not leak into them."""
     import os
 
-    for name in [name for name in os.environ if name.startswith("COUNTERSIGN_RAY_")]:
+    for name in [name for name in os.environ if name.startswith("COUNTERSIGN_RAY_") or name in PLAIN_NAMES.values()]:
         monkeypatch.delenv(name)
 
 

@@ -35,6 +35,9 @@ Saved = Any
 PATIENCE_S = 240  # a bound for a busy machine; nothing is measured against it
 
 
+DIFFICULT = "prix d'été 2+2?"
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -198,9 +201,9 @@ class Deployer:
         body, headers = self.sign_call(event)
         return httpx.post(f"{self.url}/v1/deployments", content=body, headers=headers)
 
-    def roll_out(self, version: str, model: Saved, *, name: str = "iris") -> Json:
+    def roll_out(self, version: str, model: Saved, *, name: str = "iris", **data: object) -> Json:
         """Call, and wait for the outcome as the gateway learns it."""
-        answer = self.call(version, model, name=name)
+        answer = self.call(version, model, name=name, **data)
         assert answer.status_code == 202, answer.text
         return self.outcome(name, answer.json()["observed_generation"])
 
@@ -209,6 +212,7 @@ class Deployer:
             return (report["resource"], report["generation"]) == (name, generation) and report["phase"] in {
                 "Ready",
                 "Failed",
+                "Errored",
             }
 
         report: Json = self.gateway.wait_for(is_outcome, PATIENCE_S)
@@ -247,7 +251,9 @@ def deployer(
         "SERVE_URL": serve_url,
         "PROXY_LOCATION": "HeadOnly",
         "BACKEND_NUM_CPUS": 0.25,
-        "ROUTER_REPLICAS": 1,
+        "ROUTER_REPLICAS": 2,
+        "ALLOW_VERSION_HEADER": "true",
+        "SHIP": "upload",
         "RECONCILE_INTERVAL_S": 2,
         "ROLLBACK_WINDOW_S": 30,
         "DRAIN_S": 5,
@@ -312,10 +318,17 @@ def expected(version: str) -> Json:
     return {"predictions": [pytest.approx({"6": 4.0, "7": 5.0}[version])]}
 
 
-def test_the_first_version_is_deployed_and_reported_ready(deployer: Deployer, models: dict[str, Saved]) -> None:
+def test_the_first_version_is_deployed_and_reported_ready(
+    deployer: Deployer, head: RayHead, models: dict[str, Saved]
+) -> None:
+    other = deployer.call("7", models["7"], name=DIFFICULT).json()["observed_generation"]
     outcome = deployer.roll_out("6", models["6"])
     assert (outcome["phase"], outcome["reason"]) == ("Ready", "")
-    assert outcome["serving"] == [{"version": "6", "weight": 100, "ready": True, "url": f"{deployer.serve_url}/iris"}]
+    assert deployer.outcome(DIFFICULT, other)["phase"] == "Ready"
+    (serving,) = outcome["serving"]
+    assert serving.pop("name") in head.applications()
+    url = f"{deployer.serve_url}/iris"
+    assert serving == {"version": "6", "weight": 100, "ready": True, "url": url, "digest": models["6"].digest}
     answer = httpx.get(outcome["serving"][0]["url"])
     assert (answer.status_code, answer.text, answer.headers["X-Model-Version"]) == (200, "ok", "6")
     assert httpx.get(f"{deployer.url}/readyz").status_code == 200
@@ -347,42 +360,63 @@ def test_what_the_client_sends_wrongly_is_the_clients_error(deployer: Deployer) 
     assert httpx.put(f"{deployer.serve_url}/iris").status_code == 405
 
 
-def test_an_update_and_its_rollback_lose_not_one_request(deployer: Deployer, models: dict[str, Saved]) -> None:
+def traffic(weight: int, stable: str, model: Saved) -> Json:
+    return {"weight": weight, "stable": {"version": stable, "uri": model.uri, "digest": model.digest}}
+
+
+def test_a_version_goes_through_dark_and_canary_to_everything_and_back_without_a_lost_request_or_a_restart(
+    deployer: Deployer, head: RayHead, models: dict[str, Saved]
+) -> None:
     deployer.roll_out("6", models["6"])
-    with Load(f"{deployer.serve_url}/iris") as load:
+    url = f"{deployer.serve_url}/iris"
+    with Load(url) as load:
+        dark = deployer.roll_out("7", models["7"], traffic=traffic(0, "6", models["6"]))
+        assert [(s["version"], s["weight"], s["ready"]) for s in dark["serving"]] == [("7", 0, True), ("6", 100, True)]
+        # A smoke test reaches what nobody else does.
+        pinned = httpx.post(url, json={"inputs": [[1, 2]]}, headers={"X-Model-Version": "7"})
+        assert (pinned.json(), pinned.headers["X-Model-Version"]) == (expected("7"), "7")
+        assert httpx.get(url, headers={"X-Model-Version": "5"}).status_code == 404
+        before = head.replicas_of("6") | head.replicas_of("7")
+        in_the_dark = [len(answers) for answers in load.answers]
+
+        deployer.roll_out("7", models["7"], traffic=traffic(30, "6", models["6"]))
+        began = [len(answers) for answers in load.answers]
+        until(lambda: all(len(a) >= n + 60 for a, n in zip(load.answers, began, strict=True)), "a canary's share")
+        ended = [len(answers) for answers in load.answers]
         assert deployer.roll_out("7", models["7"])["phase"] == "Ready"
         assert deployer.served() == "7"
         assert deployer.roll_out("6", models["6"])["phase"] == "Ready"
-    for answers in load.answers:
+    for answers, dark_until, since, to in zip(load.answers, in_the_dark, began, ended, strict=True):
         assert {status for status, _, _ in answers} == {200}, [a for a in answers if a[0] != 200]
         assert all(body == expected(str(version)) for _, version, body in answers)
         versions = [version for _, version, _ in answers]
-        assert [v for i, v in enumerate(versions) if i == 0 or versions[i - 1] != v] == ["6", "7", "6"]
+        assert set(versions[:dark_until]) == {"6"}
+        # 30 % of 60 and more: 2 or fewer, or more than two thirds, happen once in a million times.
+        assert 0.04 < versions[since:to].count("7") / (to - since) < 0.67
+        switched = [v for i, v in enumerate(versions[to:]) if i == 0 or versions[to:][i - 1] != v]
+        assert switched[-2:] == ["7", "6"]
+    assert before <= head.replicas_of("6") | head.replicas_of("7")
 
 
-def test_a_version_that_cannot_load_leaves_the_old_one_serving(
+def test_versions_that_cannot_load_or_were_changed_leave_the_old_one_serving(
     deployer: Deployer, head: RayHead, models: dict[str, Saved]
 ) -> None:
     deployer.roll_out("6", models["6"])
     before = head.replicas_of("6")
+    changed = type(models["7"])(models["7"].uri, models["6"].digest)
     with Load(f"{deployer.serve_url}/iris", clients=1) as load:
+        twin = deployer.call("9", changed, name="twin").json()["observed_generation"]
         outcome = deployer.roll_out("8", models["8"])
+        refused = deployer.outcome("twin", twin)
     assert (outcome["phase"], outcome["reason"]) == ("Failed", "ModelLoadFailed")
     assert "File is not a zip file" in outcome["message"]
     assert outcome["serving"][0]["version"] == "6"
+    assert (refused["phase"], refused["reason"], refused["serving"]) == ("Failed", "DigestMismatch", [])
+    assert deployer.predict([[1, 2]], name="twin").status_code == 404
     assert {(status, version) for status, version, _ in load.answers[0]} == {(200, "6")}
+    assert all(body == expected("6") for _, _, body in load.answers[0])
     assert head.replicas_of("6") == before
     until(lambda: "8" not in head.versions(), "the end of the failed version")
-
-
-def test_bytes_that_were_changed_after_the_approval_are_not_served(
-    deployer: Deployer, models: dict[str, Saved]
-) -> None:
-    deployer.roll_out("6", models["6"])
-    changed = type(models["7"])(models["7"].uri, models["6"].digest)
-    outcome = deployer.roll_out("9", changed)
-    assert (outcome["phase"], outcome["reason"]) == ("Failed", "DigestMismatch")
-    assert deployer.served() == "6"
 
 
 def test_a_lower_generation_is_refused(deployer: Deployer, models: dict[str, Saved]) -> None:
@@ -392,17 +426,15 @@ def test_a_lower_generation_is_refused(deployer: Deployer, models: dict[str, Sav
     assert deployer.served() == "6"
 
 
-def test_another_model_with_a_difficult_name_comes_and_goes_without_disturbing_the_first(
+def test_another_model_with_a_difficult_name_goes_without_disturbing_the_first(
     deployer: Deployer, head: RayHead, models: dict[str, Saved]
 ) -> None:
     deployer.roll_out("6", models["6"])
     before = head.replicas_of("6")
-    name = "prix d'été 2+2?"
-    assert deployer.roll_out("7", models["7"], name=name)["phase"] == "Ready"
-    assert deployer.predict([[1, 2]], name=name).json() == expected("7")
-    removal = deployer.call("7", models["7"], name=name, action="remove").json()["observed_generation"]
-    assert deployer.outcome(name, removal)["serving"] == []
-    assert deployer.predict([[1, 2]], name=name).status_code == 404
+    assert deployer.predict([[1, 2]], name=DIFFICULT).json() == expected("7")
+    removal = deployer.call("7", models["7"], name=DIFFICULT, action="remove").json()["observed_generation"]
+    assert deployer.outcome(DIFFICULT, removal)["serving"] == []
+    assert deployer.predict([[1, 2]], name=DIFFICULT).status_code == 404
     assert deployer.served() == "6"
     assert head.replicas_of("6") == before
 
@@ -442,12 +474,22 @@ def test_a_deployer_that_lost_its_state_takes_over_what_ray_serves(
 def test_a_ray_head_that_lost_everything_gets_it_all_again(
     deployer: Deployer, head: RayHead, models: dict[str, Saved]
 ) -> None:
-    deployer.roll_out("6", models["6"])
+    generation = deployer.roll_out("6", models["6"])["generation"]
     head.process.end()
     assert httpx.get(f"{deployer.url}/readyz").status_code == 503
     head.start()
     until(lambda: deployer.served() == "6", "the version that served before")
     assert deployer.predict([[1, 2]]).json() == expected("6")
+
+    def told(report: Json) -> bool:
+        return (report["generation"], report["phase"]) == (generation, "Ready")
+
+    ill = deployer.gateway.wait_for(lambda report: told(report) and report["reason"], PATIENCE_S)
+    assert not ill["serving"][0]["ready"]
+    healed = deployer.gateway.wait_for(
+        lambda report: told(report) and not report["reason"] and report["sequence"] > ill["sequence"], PATIENCE_S
+    )
+    assert healed["serving"][0]["ready"]
 
 
 def test_applications_that_others_declared_are_not_deleted(deployer: Deployer, head: RayHead) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from countersign_ray_serve.serving.artifacts import ArtifactNotReadable, DigestMismatch, fetch
+from countersign_ray_serve.serving import failures
+from countersign_ray_serve.serving.artifacts import fetch
+from countersign_ray_serve.serving.failures import ArtifactNotFound, DigestMismatch
 from countersign_ray_serve.serving.payloads import MalformedPayload, normalise
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,10 +79,10 @@ def load(model: SavedModel) -> Predictor:
     """What a replica does. MLflow is imported late, for it warns while it is imported."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import mlflow.pyfunc
-        from countersign_ray_serve.serving.backend import Predictor
+        from countersign_ray_serve.serving.backend import load as load_model
+        from countersign_ray_serve.serving.predictor import Predictor
 
-        return Predictor(mlflow.pyfunc.load_model(fetch(model.uri, model.digest)))
+        return Predictor(load_model(fetch(model.uri, model.digest)))
 
 
 @pytest.fixture(scope="module")
@@ -173,5 +176,99 @@ def test_changed_artifacts_are_not_loaded(save_model: Callable[..., SavedModel])
 
 def test_missing_artifacts_are_named(tmp_path_factory: pytest.TempPathFactory) -> None:
     nowhere = tmp_path_factory.mktemp("empty") / "gone"
-    with pytest.raises(ArtifactNotReadable, match="gone"):
+    with pytest.raises(ArtifactNotFound, match="gone"):
         fetch(f"{nowhere.as_uri()}/", "sha256:" + "0" * 64)
+
+
+class Stubborn:
+    """A loaded model that does what a test says."""
+
+    def __init__(self, predictor: Predictor, behave: Callable[[], object]) -> None:
+        self.metadata = predictor._model.metadata
+        self._behave = behave
+
+    def predict(self, data: object, params: object = None) -> object:
+        return self._behave()
+
+
+def behaving(predictor: Predictor, behave: Callable[[], object]) -> tuple[int, Any]:
+    status, text = type(predictor)(Stubborn(predictor, behave)).predict(b'{"inputs": [[1, 2]]}')
+    return status, json.loads(text, parse_constant=pytest.fail)
+
+
+def fail_with(error: Exception) -> Callable[[], object]:
+    def fail() -> object:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyError("column"), ModuleNotFoundError("No module 'x'")])
+def test_a_bug_of_the_model_is_the_servers_error_without_a_traceback(predictor: Predictor, error: Exception) -> None:
+    status, body = behaving(predictor, fail_with(error))
+    assert (status, body["error_code"]) == (500, "INTERNAL_ERROR")
+    assert type(error).__name__ in body["message"]
+    assert "Traceback" not in body["message"]
+
+
+def test_values_that_the_model_does_not_take_are_the_clients_error(predictor: Predictor) -> None:
+    status, body = behaving(predictor, fail_with(ValueError("Input X contains NaN.")))
+    assert status == 400
+    assert "Input X contains NaN." in body["message"]
+
+
+def test_predictions_that_are_not_json_are_the_servers_error(predictor: Predictor) -> None:
+    status, body = behaving(predictor, lambda: [object()])
+    assert status == 500
+    assert "cannot be written as JSON" in body["message"]
+
+
+def test_numbers_that_json_does_not_have_become_null(predictor: Predictor) -> None:
+    answers = [float("nan"), float("inf"), -float("inf"), 1.5, "NaN"]
+    assert behaving(predictor, lambda: answers) == (200, {"predictions": [None, None, None, 1.5, "NaN"]})
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (PermissionError(13, "Permission denied"), "StorageDenied"),
+        (RuntimeError("An error occurred (AccessDenied) when calling ListObjectsV2"), "StorageDenied"),
+        (RuntimeError("An error occurred (403) when calling HeadObject: Forbidden"), "StorageDenied"),
+        (RuntimeError("Unable to locate credentials"), "StorageDenied"),
+        (FileNotFoundError("there are no files"), "ArtifactNotFound"),
+        (RuntimeError("An error occurred (NoSuchBucket) when calling ListObjectsV2"), "ArtifactNotFound"),
+        (ConnectionError("Could not connect to the endpoint"), "StorageUnreachable"),
+        (RuntimeError("An error occurred (500)"), "StorageUnreachable"),
+        (ModuleNotFoundError("No module named 'boto3'", name="boto3"), "DependencyMissing"),
+    ],
+)
+def test_what_a_store_says_has_a_reason(error: Exception, kind: str) -> None:
+    found = failures.of_storage("s3://models-403/does not exist/", error)
+    assert type(found).__name__ == kind
+    assert "s3://models-403" in str(found) or "'boto3'" in str(found)
+
+
+@pytest.mark.parametrize("saved_with", ["2.7.18", "3.99.0"])
+def test_a_model_of_another_python_is_refused(saved_with: str) -> None:
+    with pytest.raises(failures.PythonVersionMismatch, match=saved_with):
+        failures.refuse_other_python(saved_with)
+
+
+def test_a_model_of_this_python_or_of_an_unknown_one_is_not() -> None:
+    failures.refuse_other_python(f"{sys.version_info[0]}.{sys.version_info[1]}.99")
+    failures.refuse_other_python(None)
+
+
+def test_the_models_own_packages_are_those_of_the_approved_bytes(save_model: Callable[..., SavedModel]) -> None:
+    from countersign_ray_serve.serving.backend import build_backend
+
+    model = save_model()
+    said: dict[str, Any] = {"packages": ["boto3", "model"], "installer": "pip", "actor": {"num_cpus": 0.5}}
+    args = {"uri": model.uri, "version": "7", "digest": model.digest, **said}
+    options = build_backend(args)._bound_deployment.ray_actor_options
+    assert options["num_cpus"] == 0.5
+    asked = options["runtime_env"]["pip"]
+    assert (asked[0], asked[-1]) == ("boto3", "scikit-learn")
+    assert "model" not in asked
+    with pytest.raises(DigestMismatch):
+        build_backend({**args, "digest": "sha256:" + "0" * 64})

@@ -10,11 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
-from countersign_ray_serve.contract import Deployment
-from countersign_ray_serve.reporter import Reporter
+from countersign_deployer.contract import Deployment
+from countersign_deployer.reporter import Reporter
+from countersign_deployer.state import StateStore
 from countersign_ray_serve.rollout import accept
 from countersign_ray_serve.settings import Settings
-from countersign_ray_serve.state import StateStore
+from countersign_ray_serve.state import State
 
 Json = dict[str, Any]
 MakeCall = Callable[..., Json]
@@ -28,8 +29,8 @@ def fresh_gateway(gateway: Any) -> None:
 
 
 @asynccontextmanager
-async def reporting(settings: Settings) -> AsyncIterator[StateStore]:
-    store = StateStore(settings.state_dir)
+async def reporting(settings: Settings) -> AsyncIterator[StateStore[State]]:
+    store = StateStore(settings.state_dir, State)
     async with httpx.AsyncClient() as client:
         task = asyncio.create_task(Reporter(settings, store, client).run())
         try:
@@ -42,14 +43,14 @@ async def reporting(settings: Settings) -> AsyncIterator[StateStore]:
 
 async def owe(settings: Settings, *events: Json) -> None:
     """Accept calls while nobody reports."""
-    store = StateStore(settings.state_dir)
+    store = StateStore(settings.state_dir, State)
     async with store.transaction() as state:
         for event in events:
             accept(state, settings, Deployment.model_validate_json(json.dumps(event["data"])), 1_780_000_000.0)
     store.close()
 
 
-async def until_nothing_is_owed(store: StateStore) -> None:
+async def until_nothing_is_owed(store: StateStore[State]) -> None:
     async with asyncio.timeout(60):
         while store.snapshot().outbox:  # noqa: ASYNC110  # the store tells nobody
             await asyncio.sleep(0.01)

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from countersign_ray_serve.settings import InvalidConfiguration, Settings, load_settings
+from countersign_deployer.settings import InvalidConfiguration, load_settings
+from countersign_ray_serve.settings import Settings
 
 SECRET = "whsec_" + base64.b64encode(b"x" * 32).decode()
 OTHER = "whsec_" + base64.b64encode(b"y" * 32).decode()
@@ -32,7 +33,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
 
 def mistakes() -> str:
     with pytest.raises(InvalidConfiguration) as refused:
-        load_settings()
+        load_settings(Settings)
     return str(refused.value)
 
 
@@ -50,7 +51,7 @@ def test_all_mistakes_are_reported_together_each_with_its_variable(environment: 
 def test_a_secret_can_be_read_from_a_file(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("ray-token\n")
     environment.setenv("COUNTERSIGN_RAY_DASHBOARD_TOKEN_FILE", str(tmp_path / "token"))
-    token = load_settings().dashboard_token
+    token = load_settings(Settings).dashboard_token
     assert token is not None
     assert token.get_secret_value() == "ray-token"
 
@@ -72,23 +73,28 @@ def test_a_weak_or_malformed_secret_is_refused(environment: pytest.MonkeyPatch, 
     assert "COUNTERSIGN_RAY_WEBHOOK_SECRET: expected whsec_" in mistakes()
 
 
-def test_listening_beyond_loopback_needs_a_read_token(environment: pytest.MonkeyPatch) -> None:
-    environment.setenv("COUNTERSIGN_RAY_HOST", "0.0.0.0")
-    assert "COUNTERSIGN_RAY_READ_TOKEN: is needed" in mistakes()
-    environment.setenv("COUNTERSIGN_RAY_READ_TOKEN", "read-me")
-    assert load_settings().host == "0.0.0.0"
-
-
 def test_environment_variables_for_replicas_are_json(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("COUNTERSIGN_RAY_RUNTIME_ENV_VARS", "AWS_ENDPOINT_URL=http://minio")
     assert "COUNTERSIGN_RAY_RUNTIME_ENV_VARS: expected a JSON object" in mistakes()
     environment.setenv("COUNTERSIGN_RAY_RUNTIME_ENV_VARS", '{"AWS_ENDPOINT_URL": "http://minio"}')
-    assert load_settings().runtime_env_vars == {"AWS_ENDPOINT_URL": "http://minio"}
+    assert load_settings(Settings).runtime_env_vars == {"AWS_ENDPOINT_URL": "http://minio"}
 
 
 def test_commas_inside_a_requirement_do_not_separate(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("COUNTERSIGN_RAY_RUNTIME_PIP", "pandas[excel,plot]>=2,<4, skops==0.16.0,boto3")
-    assert load_settings().runtime_pip == ["pandas[excel,plot]>=2,<4", "skops==0.16.0", "boto3"]
+    assert load_settings(Settings).runtime_pip == ["pandas[excel,plot]>=2,<4", "skops==0.16.0", "boto3"]
+
+
+def test_some_settings_are_read_by_their_plain_names_too(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("RAY_RUNTIME_PIP", "model, boto3")
+    environment.setenv("SERVE_WAIT_TIMEOUT", "120")
+    environment.setenv("SERVE_RESET_ON_START", "true")
+    settings = load_settings(Settings)
+    assert settings.runtime_pip == ["model", "boto3"]
+    assert (settings.serve_wait_timeout, settings.serve_reset_on_start) == (120, True)
+    environment.setenv("COUNTERSIGN_RAY_SERVE_WAIT_TIMEOUT", "60")
+    environment.setenv("COUNTERSIGN_RAY_RUNTIME_PIP", "none")
+    assert (load_settings(Settings).serve_wait_timeout, load_settings(Settings).runtime_pip) == (60, [])
 
 
 def test_every_setting_is_documented_in_the_readme() -> None:

@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from countersign_ray_serve.state import Resource, StateStore, StateUnusable, Step
+from countersign_deployer.state import StateStore, StateUnusable
+from countersign_ray_serve.state import Resource, State, Step
 
 
 def resource(generation: int) -> Resource:
@@ -25,17 +26,17 @@ def resource(generation: int) -> Resource:
 
 
 async def test_what_was_saved_is_read_again(tmp_path: Path) -> None:
-    store = StateStore(tmp_path)
+    store = StateStore(tmp_path, State)
     async with store.transaction() as state:
         state.resources["iris"] = resource(4)
     store.close()
-    again = StateStore(tmp_path)
+    again = StateStore(tmp_path, State)
     assert again.snapshot().resources["iris"] == resource(4)
     again.close()
 
 
 async def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
-    store = StateStore(tmp_path)
+    store = StateStore(tmp_path, State)
     with pytest.raises(RuntimeError):
         async with store.transaction() as state:
             state.resources["iris"] = resource(1)
@@ -46,18 +47,18 @@ async def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_second_deployer_is_kept_out(tmp_path: Path) -> None:
-    store = StateStore(tmp_path)
+    store = StateStore(tmp_path, State)
     with pytest.raises(StateUnusable, match="another deployer"):
-        StateStore(tmp_path)
+        StateStore(tmp_path, State)
     store.close()
-    StateStore(tmp_path).close()
+    StateStore(tmp_path, State).close()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1, "surprise": true}'])
 def test_a_damaged_file_stops_the_deployer_instead_of_emptying_ray(tmp_path: Path, content: str) -> None:
     (tmp_path / "state.json").write_text(content)
     with pytest.raises(StateUnusable, match="not a state file"):
-        StateStore(tmp_path)
+        StateStore(tmp_path, State)
     assert (tmp_path / "state.json").read_text() == content
 
 
@@ -68,7 +69,7 @@ def test_only_the_owner_can_read_the_state(tmp_path: Path) -> None:
         async with store.transaction() as state:
             state.resources["iris"] = resource(1)
 
-    store = StateStore(tmp_path / "state")
+    store = StateStore(tmp_path / "state", State)
     asyncio.run(save())
     store.close()
     assert (tmp_path / "state" / "state.json").stat().st_mode & 0o077 == 0
@@ -78,7 +79,7 @@ def _write_for_ever(folder: Path, started: multiprocessing.synchronize.Event) ->
     import asyncio
 
     async def write() -> None:
-        store = StateStore(folder)
+        store = StateStore(folder, State)
         while True:
             async with store.transaction() as state:
                 current = state.resources.get("iris")
@@ -99,7 +100,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_a_whole_state(tmp_path: Path) ->
         assert writer.pid is not None
         os.kill(writer.pid, signal.SIGKILL)
         writer.join()
-        store = StateStore(tmp_path)
+        store = StateStore(tmp_path, State)
         found = store.snapshot().resources["iris"].generation
         store.close()
         assert found > generation

@@ -8,38 +8,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from countersign_ray_serve.contract import Phase
+from countersign_deployer.phases import Phase
+
 from countersign_ray_serve.layout import BACKEND_IMPORT, ROUTER, Json
-from countersign_ray_serve.reports import fingerprint
-from countersign_ray_serve.state import App, Resource, State, Step
+from countersign_ray_serve.state import App, Resource, Share, State, Step
 
 
 def orphans(state: State, details: Json) -> dict[str, Resource]:
-    """The unknown models that Ray's router has a route for, each with its version that serves and its generation."""
+    """The unknown models that Ray's router has routes for, each with what serves and its generation."""
     known: Mapping[str, Json] = details.get("applications") or {}
     router = (known.get(ROUTER) or {}).get("deployed_app_config") or {}
     found = {}
     for deployment in router.get("deployments") or []:
         for model, route in (deployment.get("user_config") or {}).get("routes", {}).items():
-            spec = (known.get(route["app"]) or {}).get("deployed_app_config") or {}
-            if model not in state.resources and spec.get("import_path") == BACKEND_IMPORT:
-                found[model] = _adopted(model, route, spec)
+            if model in state.resources:
+                continue
+            shares = [Share(app=str(s["app"]), weight=int(s["weight"])) for s in route["shares"]]
+            specs = {s.app: (known.get(s.app) or {}).get("deployed_app_config") or {} for s in shares}
+            if specs and all(spec.get("import_path") == BACKEND_IMPORT for spec in specs.values()):
+                found[model] = _adopted(model, route, shares, specs)
     return found
 
 
-def _adopted(model: str, route: Json, spec: Json) -> Resource:
-    version, uri, digest = (str(spec["args"][key]) for key in ("version", "uri", "digest"))
+def _adopted(model: str, route: Json, shares: list[Share], specs: Mapping[str, Json]) -> Resource:
     return Resource(
         name=model,
         deployment_id=str(route["deployment_id"]),
         generation=int(route["generation"]),
-        content=fingerprint(str(route["deployment_id"]), "apply", [model, version, uri, digest]),
-        callback_url="",  # a settled generation has nothing left to report
+        content="",  # nobody knows the call: its own generation may come once more
+        callback_url="",  # nor where its reports go
         deadline_at=0,
         step=Step.SETTLED,
         phase=Phase.READY,
-        message=f"Version {version} was found in Ray.",
-        active=route["app"],
-        stable=route["app"],
-        apps={route["app"]: App(version=version, uri=uri, digest=digest, spec=spec)},
+        message="It was found in Ray.",
+        routed=shares,
+        proven=list(shares),
+        apps={name: _app(spec) for name, spec in specs.items()},
     )
+
+
+def _app(spec: Json) -> App:
+    version, uri, digest = (str(spec["args"][key]) for key in ("version", "uri", "digest"))
+    return App(version=version, uri=uri, digest=digest, spec=spec)

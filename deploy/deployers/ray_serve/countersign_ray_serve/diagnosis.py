@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 
-from countersign_ray_serve.contract import Reason
+from countersign_deployer.phases import Reason
 
 LONGEST_TAIL = 2000
 
-_REASONS = (
-    (re.compile(r"DigestMismatch"), Reason.DIGEST_MISMATCH),
-    (re.compile(r"ArtifactNotReadable"), Reason.ARTIFACT_NOT_READABLE),
-    (re.compile(r"runtime_env|RuntimeEnvSetupError|runtime environment", re.IGNORECASE), Reason.RUNTIME_ENV_FAILED),
-)
+_SAID = re.compile(r"countersign_ray_serve\.serving\.failures\.(?P<reason>\w+): (?P<message>[^\n]+)")
+"""What a replica said by ``serving.failures``, whose classes are called as the reasons are."""
+_MISSING = re.compile(r"(?:ModuleNotFoundError|ImportError): No module named '(?P<name>[^'.]+)[^']*'")
+_RUNTIME_ENV = re.compile(r"RuntimeEnvSetupError|runtime env setup|set up runtime environment", re.IGNORECASE)
+_OURS = "countersign_ray_serve"
+_BY_NAME = {reason.value: reason for reason in Reason if reason}
 _NO_CAPACITY = re.compile(r"to be scheduled|resources? (required|available|request)|insufficient", re.IGNORECASE)
 _SECRETS = (
     (re.compile(r"(?P<keep>[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE), r"\g<keep>***@"),
@@ -32,9 +33,20 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def diagnose(message: str) -> tuple[Reason, str]:
-    """Why an application failed, and the tail of what Ray says about it."""
-    reason = next((reason for pattern, reason in _REASONS if pattern.search(message)), Reason.MODEL_LOAD_FAILED)
-    return reason, tail(message) or "Ray gives no reason."
+    """Why an application failed, and what helps to see it: what the replica said of it, or the end of Ray's message."""
+    plain = _COLOURS.sub("", message)
+    for said in reversed([*_SAID.finditer(plain)]):
+        if reason := _BY_NAME.get(said["reason"]):
+            return reason, tail(said["message"])
+    if _RUNTIME_ENV.search(plain):
+        return Reason.RUNTIME_ENV_FAILED, tail(plain)
+    for missing in reversed([*_MISSING.finditer(plain)]):
+        name = missing["name"]
+        remedy = (
+            "put it into Ray's image, or set SHIP=upload" if name == _OURS else "add it to Ray's image or RUNTIME_PIP"
+        )
+        return Reason.DEPENDENCY_MISSING, f"The package '{name}' is not installed where the replicas run: {remedy}."
+    return Reason.MODEL_LOAD_FAILED, tail(plain) or "Ray gives no reason."
 
 
 def reason_for_delay(message: str) -> Reason:

@@ -1,27 +1,32 @@
 """From desired state to the configuration that Ray Serve is given, and what Serve's answer says about it. Pure.
 
-One application per model version, without a route of its own, and one router application that owns ``/``. Measured on
-Ray 2.60: updating an application in place stops the old replica first (requests stall for seconds), and a version
-that cannot load takes the whole application down; starting the new version beside the old one and switching a route
-costs no request and 0.35 s.
+One application per model version, without a route of its own, and one router application that owns ``/`` and deals
+requests out by weights. Measured on Ray 2.60: updating an application in place stops the old replica first (requests
+stall for seconds), and a version that cannot load takes the whole application down; starting the new version beside
+the old one and switching a route costs no request and 0.35 s.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from countersign_ray_serve.contract import ModelVersion
+from countersign_ray_serve import __version__, packages
 from countersign_ray_serve.settings import Settings
 from countersign_ray_serve.state import State
 
 ROUTER = "countersign-router"
 BACKEND_IMPORT = "countersign_ray_serve.serving.backend:build_backend"
 ROUTER_IMPORT = "countersign_ray_serve.serving.router:build_router"
+MODELS_OWN = "model"
+"""In RUNTIME_PIP: what the model's ``requirements.txt`` asks for. ``serving.backend`` has the same word."""
+
+SURGE = 100
 
 Json = dict[str, Any]
 
@@ -29,13 +34,13 @@ Json = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class AppStatus:
     """What Serve says about one application. ``matches``: Serve works on what we sent last, so ``status`` is about
-    that.
+    that. ``replicas``: the ids of those that run, ``None`` where nobody tells.
     """
 
     status: str
     message: str
     matches: bool
-    has_running_replica: bool
+    replicas: frozenset[str] | None = frozenset()
 
     @property
     def is_running(self) -> bool:
@@ -45,51 +50,80 @@ class AppStatus:
     def has_failed(self) -> bool:
         return self.matches and self.status in {"DEPLOY_FAILED", "UNHEALTHY"}
 
+    @property
+    def is_given_up(self) -> bool:
+        """Serve does not try any more, and nothing of it runs."""
+        return self.matches and self.status == "DEPLOY_FAILED" and not self.replicas
 
-def app_name(model: ModelVersion) -> str:
-    """The name of a version's application: readable, and different for other bytes under the same version number."""
-    ascii_name = unicodedata.normalize("NFKD", model.name).encode("ascii", "ignore").decode().lower()
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Immutable bytes of a model."""
+
+    model: str
+    version: str
+    uri: str
+    digest: str
+
+
+def app_name(version: Version, options: Json) -> str:
+    """The name of a version's application: readable, and different for other bytes under the same version number, and
+    for replicas that run in another way.
+    """
+    ascii_name = unicodedata.normalize("NFKD", version.model).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", ascii_name).strip("-")[:40].rstrip("-") or "model"
-    identity = f"{model.name}\0{model.version}\0{model.uri}\0{model.digest}"
-    return f"{slug}--v{model.version}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    identity = json.dumps([version.model, version.version, version.uri, version.digest, options], sort_keys=True)
+    return f"{slug}--v{version.version}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
-def backend_spec(settings: Settings, model: ModelVersion, *, attempt: int) -> Json:
+def backend_spec(settings: Settings, version: Version, options: Json, *, attempt: int) -> Json:
     """The Serve application of one version.
 
     ``attempt`` is there to differ: Serve does nothing when a failed application is put again with the same
     configuration.
     """
-    actor: Json = {"num_cpus": settings.backend_num_cpus}
-    if settings.backend_memory_mb:
-        actor["memory"] = settings.backend_memory_mb * 1024 * 1024
+    actor: Json = {"num_cpus": options["num_cpus"]}
+    if options["num_gpus"]:
+        actor["num_gpus"] = options["num_gpus"]
+    if options["memory_mb"]:
+        actor["memory"] = options["memory_mb"] * 1024 * 1024
     deployment: Json = {
         "name": "Backend",
-        "ray_actor_options": actor,
-        "max_ongoing_requests": settings.backend_max_ongoing_requests,
-        "max_queued_requests": settings.backend_max_queued_requests,
+        "max_ongoing_requests": options["max_ongoing_requests"],
+        "max_queued_requests": options["max_queued_requests"],
         "health_check_period_s": 10,
         "graceful_shutdown_timeout_s": 20,
     }
-    if settings.backend_max_replicas > settings.backend_min_replicas:
+    args: Json = {
+        "model": version.model,
+        "version": version.version,
+        "uri": version.uri,
+        "digest": version.digest,
+        "any_python": settings.allow_other_python,
+        "attempt": attempt,
+    }
+    if MODELS_OWN in settings.runtime_pip:
+        # The application's own code reads the list, and says then how its replicas run.
+        args |= {"packages": list(settings.runtime_pip), "installer": settings.runtime_installer, "actor": actor}
+    else:
+        deployment["ray_actor_options"] = actor
+    if options["max_replicas"] > options["min_replicas"]:
         deployment["autoscaling_config"] = {
-            "min_replicas": settings.backend_min_replicas,
-            "max_replicas": settings.backend_max_replicas,
-            "target_ongoing_requests": max(1, settings.backend_max_ongoing_requests // 2),
+            "min_replicas": options["min_replicas"],
+            "max_replicas": options["max_replicas"],
+            "target_ongoing_requests": options["target_ongoing_requests"]
+            or max(1, options["max_ongoing_requests"] // 2),
+            "upscale_delay_s": options["upscale_delay_s"],
+            "downscale_delay_s": options["downscale_delay_s"],
+            **({"initial_replicas": options["initial_replicas"]} if options["initial_replicas"] else {}),
         }
     else:
-        deployment["num_replicas"] = settings.backend_min_replicas
+        deployment["num_replicas"] = options["min_replicas"]
     return {
-        "name": app_name(model),
+        "name": app_name(version, options),
         "route_prefix": None,
         "import_path": BACKEND_IMPORT,
-        "args": {
-            "model": model.name,
-            "version": model.version,
-            "uri": model.uri,
-            "digest": model.digest,
-            "attempt": attempt,
-        },
+        "args": args,
         "runtime_env": _runtime_env(settings, model_packages=True),
         "deployments": [deployment],
     }
@@ -133,9 +167,23 @@ def foreign_apps(details: Json) -> list[str]:
     )
 
 
-def with_attempt(spec: Json, attempt: int) -> Json:
+def with_next_attempt(spec: Json) -> Json:
     """The same application, to be tried again."""
-    return {**spec, "args": {**spec["args"], "attempt": attempt}}
+    return {**spec, "args": {**spec["args"], "attempt": int(spec["args"]["attempt"]) + 1}}
+
+
+def declared(details: Json) -> Mapping[str, Json]:
+    """The applications that Serve has by a list as ours, those on their way out included."""
+    known: Mapping[str, Json] = details.get("applications") or {}
+    return {name: app for name, app in known.items() if app.get("source") == "declarative"}
+
+
+def lost_surge(details: Json) -> bool:
+    """Whether Serve dropped the one field that replaces a router without a gap; it ignores what it does not know."""
+    known: Mapping[str, Json] = details.get("applications") or {}
+    deployments: Mapping[str, Json] = (known.get(ROUTER) or {}).get("deployments") or {}
+    configs = [d.get("deployment_config") or {} for d in deployments.values()]
+    return any(config.get("max_surge_percent", SURGE) != SURGE for config in configs)
 
 
 def _router_spec(settings: Settings, state: State) -> Json:
@@ -147,6 +195,8 @@ def _router_spec(settings: Settings, state: State) -> Json:
             "timeout_s": settings.request_timeout_s,
             "max_request_bytes": settings.max_request_bytes,
             "attempt": state.router_attempt,
+            # What the router is told and what it understands are of one release.
+            "release": packages.current() if settings.ship == "upload" else __version__,
         },
         "runtime_env": _runtime_env(settings, model_packages=False),
         "deployments": [
@@ -155,37 +205,45 @@ def _router_spec(settings: Settings, state: State) -> Json:
                 "num_replicas": settings.router_replicas,
                 "max_ongoing_requests": 200,
                 "ray_actor_options": {"num_cpus": settings.router_num_cpus},
-                # Replace the router without a gap when its own settings change; Ray before 2.60 ignores this.
-                "max_surge_percent": 100,
-                "user_config": {"routes": _routes(state)},
+                # Replace the router without a gap when its own settings change.
+                "max_surge_percent": SURGE,
+                "user_config": {
+                    "routes": _routes(state),
+                    "probe_token": state.probe_token,
+                    "allow_pins": settings.allow_version_header,
+                },
             }
         ],
     }
 
 
 def _routes(state: State) -> Json:
-    """For each model, the application that answers. The rest is not for the router: it is the state's emergency
+    """For each model, the applications that answer. The rest is not for the router: it is the state's emergency
     copy.
     """
     return {
         name: {
-            "app": resource.active,
-            "version": resource.apps[resource.active].version,
+            "shares": [
+                {"app": share.app, "version": resource.apps[share.app].version, "weight": share.weight}
+                for share in resource.routed
+            ],
             "generation": resource.generation,
             "deployment_id": resource.deployment_id,
         }
         for name, resource in sorted(state.resources.items())
-        if resource.active is not None
+        if resource.routed
     }
 
 
 def _runtime_env(settings: Settings, *, model_packages: bool) -> Json:
     environment: Json = {}
+    if settings.ship == "upload":
+        environment["py_modules"] = [packages.current()]
     if settings.working_dir:
         environment["working_dir"] = settings.working_dir
     if model_packages and settings.runtime_env_vars:
         environment["env_vars"] = dict(settings.runtime_env_vars)
-    if model_packages and settings.runtime_pip:
+    if model_packages and settings.runtime_pip and MODELS_OWN not in settings.runtime_pip:
         environment[settings.runtime_installer] = list(settings.runtime_pip)
     return environment
 
@@ -194,12 +252,13 @@ def _status(spec: Json, app: Json) -> AppStatus:
     deployed = app.get("deployed_app_config") or {}
     deployments: Mapping[str, Json] = app.get("deployments") or {}
     messages = [app.get("message") or "", *(d.get("message") or "" for d in deployments.values())]
-    replicas = [r for d in deployments.values() for r in d.get("replicas") or []]
+    tells_replicas = any("replicas" in d for d in deployments.values())
+    running = (r for d in deployments.values() for r in d.get("replicas") or [] if r.get("state") == "RUNNING")
     return AppStatus(
         status=str(app.get("status")),
         message="\n".join(dict.fromkeys(m for m in messages if m)),
         matches=_essence(deployed) == _essence(spec),
-        has_running_replica=any(replica.get("state") == "RUNNING" for replica in replicas),
+        replicas=frozenset(str(r["replica_id"]) for r in running) if tells_replicas or not deployments else None,
     )
 
 

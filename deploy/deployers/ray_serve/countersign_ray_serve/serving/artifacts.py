@@ -6,29 +6,22 @@ import hashlib
 import os
 from pathlib import Path
 
-
-class ArtifactNotReadable(Exception):
-    """The files cannot be fetched."""
+from countersign_ray_serve.serving.failures import DigestMismatch, of_storage
 
 
-class DigestMismatch(Exception):
-    """The files are not those that were approved."""
-
-
-def fetch(uri: str, digest: str) -> str:
+def fetch(uri: str, digest: str) -> Path:
     """The local folder of the artifacts at ``uri``, whose tree digest is ``digest``.
 
     Raises:
-        ArtifactNotReadable: there is nothing there, or we may not read it.
-        DigestMismatch: somebody changed the files after the approval.
+        NotServable: there is nothing there, we may not read it, or somebody changed the files after the approval.
     """
     from mlflow.artifacts import download_artifacts
 
     try:
-        folder = download_artifacts(artifact_uri=uri)
-        found = tree_digest(Path(folder))
+        folder = Path(download_artifacts(artifact_uri=uri))
+        found = tree_digest(folder)
     except Exception as error:
-        raise ArtifactNotReadable(f"{uri}: {type(error).__name__}: {error}") from None
+        raise of_storage(uri, error) from None
     if found != digest:
         raise DigestMismatch(f"{uri} has the digest {found}, approved was {digest}")
     return folder

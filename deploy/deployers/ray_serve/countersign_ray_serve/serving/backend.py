@@ -3,57 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
+from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
-from mlflow.exceptions import MlflowException
-from mlflow.pyfunc import PyFuncModel, scoring_server
+from mlflow.models import Model
+from mlflow.pyfunc import FLAVOR_NAME, PY_VERSION, PyFuncModel
 from ray import serve
 from ray.serve import Application
 
 from countersign_ray_serve.serving.artifacts import fetch
-from countersign_ray_serve.serving.payloads import MalformedPayload, normalise
+from countersign_ray_serve.serving.failures import of_import, refuse_other_python
+from countersign_ray_serve.serving.predictor import Predictor
 
-Answer = tuple[int, str]
-LONGEST_MESSAGE = 2000
-
-logger = logging.getLogger("ray.serve")
-
-
-class Predictor:
-    """A loaded model and the HTTP meaning of its answers. Usable without Ray."""
-
-    def __init__(self, model: PyFuncModel) -> None:
-        self._model = model
-        self._schema = model.metadata.get_input_schema()  # type: ignore[no-untyped-call]
-        named = self._schema is not None and not self._schema.is_tensor_spec() and self._schema.has_input_names()
-        self._columns: list[str] = list(self._schema.input_names()) if named else []
-
-    def predict(self, body: bytes) -> Answer:
-        """Status and JSON text. What the client sent wrongly is a 400 with the reason."""
-        try:
-            payload = normalise(body, self._columns)
-            answer = scoring_server.invocations(payload, "application/json", self._model, self._schema)  # type: ignore[no-untyped-call]
-        except MalformedPayload as error:
-            return _refusal(400, "BAD_REQUEST", str(error))
-        except MlflowException as error:
-            # MLflow marks a column of the wrong type as an internal error; in here it is always about the input.
-            status = error.get_http_status_code()  # type: ignore[no-untyped-call]
-            return _refusal(status if 400 <= status < 500 else 400, "BAD_REQUEST", error.message)
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
-            logger.warning("An input was not understood", exc_info=True)
-            return _refusal(400, "BAD_REQUEST", f"The input was not understood: {type(error).__name__}: {error}")
-        return answer.status, answer.response
+MODELS_OWN = "model"
+"""In a list of packages: those that the model itself asks for, in its ``requirements.txt``."""
 
 
 class Backend:
     """One replica of one version."""
 
-    def __init__(self, uri: str, version: str, digest: str) -> None:
+    def __init__(self, uri: str, version: str, digest: str, any_python: bool) -> None:
         self._version = version
-        self._predictor = Predictor(mlflow.pyfunc.load_model(fetch(uri, digest)))
+        self._predictor = Predictor(load(fetch(uri, digest), any_python=any_python))
 
     async def ready(self) -> str:
         """The version that this replica has loaded."""
@@ -65,11 +37,36 @@ class Backend:
         return status, text, self._version
 
 
+def load(folder: Path, *, any_python: bool = False) -> PyFuncModel:
+    """The model of a folder whose bytes are proven. Nothing of it is unpickled before its Python is known to be ours.
+
+    Raises:
+        NotServable: another Python, or a package that is missing.
+    """
+    if not any_python:
+        flavour = Model.load(str(folder)).flavors.get(FLAVOR_NAME, {})
+        refuse_other_python(flavour.get(PY_VERSION))
+    try:
+        model: PyFuncModel = mlflow.pyfunc.load_model(str(folder))
+    except ImportError as error:
+        raise of_import(error) from None
+    return model
+
+
 def build_backend(args: dict[str, Any]) -> Application:
-    """What Serve calls with the application's ``args``."""
+    """What Serve calls with the application's ``args``, in a task of its own before any replica starts."""
     deployment = serve.deployment(name="Backend")(Backend)
-    return deployment.bind(args["uri"], args["version"], args["digest"])
+    if MODELS_OWN in args.get("packages", ()):
+        # Only here is the store at hand. The list is read from the approved bytes alone: it says what is installed.
+        requirements = fetch(args["uri"], args["digest"]) / "requirements.txt"
+        packages = [each for each in args["packages"] if each != MODELS_OWN] + _lines(requirements)
+        environment = {args["installer"]: packages} if packages else {}
+        deployment = deployment.options(ray_actor_options={**args["actor"], "runtime_env": environment})
+    return deployment.bind(args["uri"], args["version"], args["digest"], bool(args.get("any_python")))
 
 
-def _refusal(status: int, code: str, message: str) -> Answer:
-    return status, json.dumps({"error_code": code, "message": message[:LONGEST_MESSAGE]})
+def _lines(file: Path) -> list[str]:
+    if not file.is_file():
+        return []
+    lines = (line.partition(" #")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]

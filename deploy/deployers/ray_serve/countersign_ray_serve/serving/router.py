@@ -1,4 +1,4 @@
-"""The router: owns ``/`` and sends each model's requests to the version that its route names. Runs inside Ray.
+"""The router: owns ``/`` and deals each model's requests out to its versions by their weights. Runs inside Ray.
 
 Routes come as ``user_config``, which Serve hands to running replicas: no restart, no lost request. Nothing may fail in
 ``reconfigure``, for Serve then stops the replica. No MLflow here, so that it starts in two seconds.
@@ -7,7 +7,11 @@ Routes come as ``user_config``, which Serve hands to running replicas: no restar
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ray import serve
@@ -19,6 +23,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 WARM_UP_S = 5
+ALL = 100  # weights are percentages
+VERSION = "X-Model-Version"
+PROBE = "X-Countersign-Probe"
 
 _log = logging.getLogger("ray.serve")
 
@@ -27,32 +34,73 @@ class TooLarge(Exception):
     """The request body is larger than allowed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One loaded version of a model, and the percentage of the requests that it gets."""
+
+    app: str
+    version: str
+    weight: int
+
+
+def dealt(shares: Sequence[Share], point: int) -> Share | None:
+    """The share that a point from 0 to 99 falls on; ``None`` where the weights leave the rest to nobody.
+
+    Points are drawn anew for each request: dealing in turns would put clients that ask in turns always on one version.
+    """
+    for share in shares:
+        if point < share.weight:
+            return share
+        point -= share.weight
+    return None
+
+
 class Router:
     """One replica of the router. A plain ``__call__``: behind FastAPI, ``GET /<model>`` would be a redirect."""
 
     def __init__(self, timeout_s: float, max_request_bytes: int) -> None:
         self._timeout_s = timeout_s
         self._max_request_bytes = max_request_bytes
-        self._routes: dict[str, str] = {}  # model to application
-        self._handles: dict[str, DeploymentHandle[Any]] = {}
+        self._routes: dict[str, list[Share]] = {}  # by model
+        self._handles: dict[str, DeploymentHandle[Any]] = {}  # by application
+        self._probe_token = ""
+        self._allow_pins = False
+        self._id = _replica_id()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new routes. A new version's handle is warmed up first, so that its first request does not wait."""
-        routes = {model: str(route["app"]) for model, route in user_config["routes"].items()}
-        await asyncio.gather(*(self._warm_up(app) for app in set(routes.values()) - self._handles.keys()))
+        routes = {
+            model: [Share(str(s["app"]), str(s["version"]), int(s["weight"])) for s in route["shares"]]
+            for model, route in user_config["routes"].items()
+        }
+        named = {share.app for shares in routes.values() for share in shares}
+        await asyncio.gather(*(self._warm_up(app) for app in named - self._handles.keys()))
         self._routes = routes
-        self._handles = {app: handle for app, handle in self._handles.items() if app in routes.values()}
+        self._probe_token = str(user_config["probe_token"])
+        self._allow_pins = bool(user_config["allow_pins"])
+        self._handles = {app: handle for app, handle in self._handles.items() if app in named}
 
     async def __call__(self, request: Request) -> Response:
         model = request.scope["path"].removeprefix(request.scope.get("root_path", "")).strip("/")
-        app = self._routes.get(model)
-        if app is None:
-            return refusal(404, "RESOURCE_DOES_NOT_EXIST", f"No version of the model '{model}' is deployed here.")
+        shares = self._routes.get(model, [])
+        if self._is_probe(request):
+            return await self._tell(shares)
+        pinned = request.headers.get(VERSION) if self._allow_pins else None
+        if pinned is not None:
+            shares = [Share(each.app, each.version, ALL) for each in shares if each.version == pinned]
+        if not any(share.weight for share in shares):
+            which = f"Version {pinned}" if pinned is not None else "No version"
+            verb = "is not" if pinned is not None else "is"
+            return refusal(404, "RESOURCE_DOES_NOT_EXIST", f"{which} of the model '{model}' {verb} deployed here.")
         if request.method not in {"GET", "HEAD", "POST"}:
             return refusal(405, "BAD_REQUEST", "Use GET (is it up?) or POST (predict).", {"Allow": "GET, HEAD, POST"})
+        share = dealt(shares, secrets.randbelow(ALL))
+        if share is None:
+            message = "No version of the model is there yet for this part of the requests."
+            return refusal(503, "TEMPORARILY_UNAVAILABLE", message, {"Retry-After": "1"})
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await (self._predict(app, request) if request.method == "POST" else self._ready(app))
+                return await (self._predict(share.app, request) if request.method == "POST" else self._ready(share.app))
         except TooLarge:
             return refusal(413, "BAD_REQUEST", f"The body is larger than {self._max_request_bytes} bytes.")
         except TimeoutError:
@@ -64,16 +112,37 @@ class Router:
         except (DeploymentUnavailableError, RayServeException, RayError):
             return refusal(503, "TEMPORARILY_UNAVAILABLE", "The model is not available now.", {"Retry-After": "1"})
 
+    def _is_probe(self, request: Request) -> bool:
+        given = request.headers.get(PROBE)
+        if given is None or not self._probe_token:
+            return False
+        return hmac.compare_digest(given.encode(), self._probe_token.encode())
+
+    async def _tell(self, shares: Sequence[Share]) -> Response:
+        """What this replica knows of a model, and whether each of its versions answers: the deployer's proof."""
+        ready = await asyncio.gather(*(self._answers(share) for share in shares))
+        told = [{**asdict(share), "ready": answers} for share, answers in zip(shares, ready, strict=True)]
+        return JSONResponse({"router": self._id, "shares": told})
+
+    async def _answers(self, share: Share) -> bool:
+        try:
+            async with asyncio.timeout(WARM_UP_S):
+                version: str = await (await self._handle(share.app)).ready.remote()
+        except Exception as error:
+            _log.info("%s does not answer: %s", share.app, error)
+            return False
+        return version == share.version
+
     async def _predict(self, app: str, request: Request) -> Response:
         body = await self._body(request)
         handle = await self._handle(app)
         status, text, version = await handle.predict.remote(body)
-        return Response(text, status, {"X-Model-Version": version}, media_type="application/json")
+        return Response(text, status, {VERSION: version}, media_type="application/json")
 
     async def _ready(self, app: str) -> Response:
         handle = await self._handle(app)
         version = await handle.ready.remote()
-        return PlainTextResponse("ok", headers={"X-Model-Version": version})
+        return PlainTextResponse("ok", headers={VERSION: version})
 
     async def _body(self, request: Request) -> bytes:
         body = bytearray()
@@ -101,6 +170,10 @@ class Router:
 def refusal(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Response:
     """An error in the shape MLflow's clients read."""
     return JSONResponse({"error_code": code, "message": message}, status, headers)
+
+
+def _replica_id() -> str:
+    return str(serve.get_replica_context().replica_id.unique_id)
 
 
 def build_router(args: dict[str, Any]) -> Application:
