@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import uvicorn
 from countersign_deployer.conformance import Artifacts, Bounds, PlayedGateway, Subject
+from countersign_deployer.deployer import create_app, settings_of
 from countersign_deployer.digests import tree_digest
 from countersign_deployer.settings import load_settings
 
@@ -44,13 +45,17 @@ def run_third(model: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "CALLBACK_SECRET": REPORTS,
             "ALLOWED_URI_PREFIXES": files,
             "STATE_DIR": str(tmp_path / "state"),
+            "ROOT": str(tmp_path),
             "PULL_S": "0.03",
         }
-        for name, value in {**own, "PULL_S": "0.03", **{f"MINE_{n}": value for n, value in package.items()}}.items():
+        for name, value in {**own, "PULL_S": "0.03", **{f"FOLDERS_{n}": value for n, value in package.items()}}.items():
             monkeypatch.setenv(name, value)
         module: Any = ModuleType("third")
         exec(compile(source, "the guide", "exec", dont_inherit=True), module.__dict__)
-        app = module.app if "app" in vars(module) else module.create(load_settings(module.Settings))
+        if "Folders" in vars(module):
+            app = create_app(load_settings(settings_of("FOLDERS_")), module.Folders(tmp_path))
+        else:
+            app = module.app
         port = stack.enter_context(_served(app))
         url = f"http://127.0.0.1:{port}/v1/deployments"
         return Third(Subject(url, TARGET, CALLS, REPORTS, model, bounds=bounds), gateway)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from countersign_deployer.conformance import CHECKS, Result, examine
+from countersign_deployer.conformance import CHECKS, Result, Subject, examine
 from countersign_deployer.conformance.cli import CONFORMS, DOES_NOT, NOT_EXAMINED, main
 
 from tests.deployers.contract.third import BARE, CALLS, QUICK, REPORTS, TARGET, WITH_PACKAGE, Third
@@ -79,6 +79,8 @@ def test_a_defect_is_found_by_the_check_for_it(run_third: RunThird, check: str, 
         found = next(outcome for outcome in outcomes if outcome.result is Result.FAILED)
     assert found.check == check
     assert found.seen
+    if check == "desired":
+        assert "next_after=" in found.seen
 
 
 def run_command(third: Third, tmp_path: Path, *more: str) -> int:
@@ -94,7 +96,7 @@ def run_command(third: Third, tmp_path: Path, *more: str) -> int:
         "--model-digest": subject.model.digest,
         "--listen": "127.0.0.1:0",
     }
-    return main([part for option in named.items() for part in option] + list(more))
+    return main([part for option in named.items() if option[1] for part in option] + list(more))
 
 
 def test_the_command_tells_machines_what_it_saw(
@@ -122,13 +124,76 @@ def test_the_command_tells_people_what_was_expected_and_what_was_seen(
     assert "data.callback.url" in told
 
 
-def test_the_command_says_why_it_cannot_examine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--url", "http://127.0.0.1:9/v1/deployments", "--target", TARGET, "--model-uri", "file:///x/"]
-    options += ["--model-digest", "sha256:0", "--listen", "127.0.0.1:0", "--start-s", "0"]
-    secret = tmp_path / "secret"
-    options += ["--secret-file", str(secret), "--callback-secret-file", str(secret)]
-    assert main(options) == NOT_EXAMINED
-    assert "secret cannot be read" in capsys.readouterr().err
-    secret.write_text(CALLS)
-    assert main(options) == NOT_EXAMINED
-    assert "nobody answers" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({}, "nobody answers"),
+        ({"--secret-file": "nowhere"}, "nowhere cannot be read"),
+        ({"--secret-file": "nonsense"}, "nonsense is not one secret"),
+        ({"--secret-file": "reports"}, "hold the same secret"),
+        ({"--model-uri": "/srv/models/iris"}, "expected a URI such as file:///"),
+        ({"--model-digest": "sha256:0"}, "--model-digest is sha256:0, expected"),
+        ({"--model-uri": "s3://models/iris/", "--model-digest": None}, "--model-digest is missing"),
+        ({"--model-digest": None}, "there are no files"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_command_says_why_it_cannot_examine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: dict[str, str | None], said: str
+) -> None:
+    for name, content in (("calls", CALLS), ("reports", REPORTS), ("nonsense", "hello")):
+        (tmp_path / name).write_text(content)
+    options: dict[str, str | None] = {
+        "--url": "http://127.0.0.1:9/v1/deployments",
+        "--target": TARGET,
+        "--model-uri": (tmp_path / "empty").as_uri(),
+        "--model-digest": f"sha256:{'0' * 64}",
+        "--listen": "127.0.0.1:0",
+        "--start-s": "0",
+        "--secret-file": "calls",
+        "--callback-secret-file": "reports",
+        **wrong,
+    }
+    for name in ("--secret-file", "--callback-secret-file"):
+        options[name] = str(tmp_path / str(options[name]))
+    assert (
+        main([part for option in options.items() if option[1] is not None for part in option if part]) == NOT_EXAMINED
+    )
+    assert said in capsys.readouterr().err
+
+
+def test_the_digest_of_files_that_are_here_need_not_be_said(
+    run_third: RunThird, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    third = run_third(BARE)
+    bad = replace(third.subject, model=replace(third.subject.model, digest=""))
+    skipped = [part for check in CHECKS if check.name != "accepted" for part in ("--skip", check.name)]
+    options = ["--gateway-url", third.gateway.url, *skipped]
+    assert run_command(replace(third, subject=bad), tmp_path, *options) == CONFORMS
+    assert "1 passed" in capsys.readouterr().out
+
+
+def test_what_is_usually_amiss_is_said(run_third: RunThird) -> None:
+    third = run_third(BARE)
+    elsewhere = replace(third.subject, url=third.subject.url.removesuffix("/deployments"))
+    assert f"is {elsewhere.url} where it takes calls?" in seen_of(elsewhere, third, "unsigned")
+    swapped = replace(third.subject, webhook_secret=REPORTS)
+    assert "is --secret-file what the deployer verifies calls with" in seen_of(swapped, third, "accepted")
+    moved = replace(third.subject, model=replace(third.subject.model, uri="file:///elsewhere/"))
+    assert "let the deployer load from file:///elsewhere/" in seen_of(moved, third, "accepted")
+
+
+def test_who_knows_no_options_may_say_so_before_it_looks_at_the_generation(run_third: RunThird) -> None:
+    right = "    if generation == known["
+    assert BARE.count(right) == 1
+    third = run_third(
+        BARE.replace(right, f'    if call["config"]:\n        return refusal(422, "data.config")\n{right}')
+    )
+    skip = [check.name for check in CHECKS if check.name not in {"accepted", "ready", "conflict"}]
+    outcomes = examine(third.subject, third.gateway, skip=skip)
+    assert [each.check for each in outcomes if each.result is Result.PASSED] == ["accepted", "ready", "conflict"]
+
+
+def seen_of(subject: Subject, third: Third, check: str) -> str:
+    skip = [each.name for each in CHECKS if each.name != check]
+    return next(each.seen for each in examine(subject, third.gateway, skip=skip) if each.check == check)

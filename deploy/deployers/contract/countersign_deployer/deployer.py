@@ -185,20 +185,29 @@ class _Backend:
         return {}
 
     async def run(self) -> None:
-        for resource in self._store.snapshot().resources.values():
-            if resource.served is not None:
-                await self._restore(resource.name, resource.served)
+        lost = {name: mine.served for name, mine in self._store.snapshot().resources.items() if mine.served}
         while True:
             self._called.clear()
-            for resource in self._store.snapshot().resources.values():
-                if not resource.phase.is_end:
-                    await self._follow(resource)
-            is_done = all(resource.phase.is_end for resource in self._store.snapshot().resources.values())
+            is_done = False
+            try:
+                is_done = await self._round(lost)
+            except Exception:  # such as a full disk: the next round tries again
+                log.exception("round.failed")
             try:
                 async with asyncio.timeout(None if is_done else AGAIN_S):
                     await self._called.wait()
             except TimeoutError:
                 pass
+
+    async def _round(self, lost: dict[str, Deployment]) -> bool:
+        """Do what is to be done. Whether all is."""
+        for name in list(lost):
+            await self._restore(name, lost[name])
+            del lost[name]
+        for resource in self._store.snapshot().resources.values():
+            if not resource.phase.is_end:
+                await self._follow(resource)
+        return all(resource.phase.is_end for resource in self._store.snapshot().resources.values())
 
     async def _restore(self, name: str, served: Deployment) -> None:
         """What served when this process ended is served again; what lives in its memory only is gone."""

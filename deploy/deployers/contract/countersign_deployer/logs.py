@@ -19,11 +19,15 @@ def configure_logs(settings: DeployerSettings) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # Tracebacks without the frames' variables, among which are secrets and what was signed.
+    frames = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     machine: list[structlog.typing.Processor] = [
-        structlog.processors.dict_tracebacks,
+        structlog.processors.ExceptionRenderer(frames),
         structlog.processors.JSONRenderer(),
     ]
-    human: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    human: list[structlog.typing.Processor] = [
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    ]
     last = machine if settings.log_format == "json" else human
     structlog.configure(
         processors=[*shared, *last],

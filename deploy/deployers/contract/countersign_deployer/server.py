@@ -103,7 +103,9 @@ def create_app(
         raise Problem(HTTPStatus.NOT_FOUND, "No such deployment.")
 
     @app.get("/livez")
-    async def live() -> Response:
+    async def live(request: Request) -> Response:
+        deployer: _Deployer[StateT] = request.app.state.deployer
+        deployer.must_live()
         return JSONResponse({"status": "ok"})
 
     @app.get("/readyz")
@@ -122,6 +124,7 @@ class _Deployer(Generic[StateT]):
         self.reporter = Reporter(settings, store, client)
         self.puller = Puller(settings, client, self.take)
         self.backend: Backend[StateT]
+        self.tasks: list[asyncio.Task[None]] = []
 
     async def take(self, wanted: Deployment) -> Answer:
         """Take what is wanted, however it came."""
@@ -130,6 +133,15 @@ class _Deployer(Generic[StateT]):
             self.backend.wake()
             self.reporter.wake()
         return answer
+
+    def must_live(self) -> None:
+        """That every loop goes on.
+
+        Raises:
+            Problem: one has ended (503); only a new process begins it again.
+        """
+        if any(task.done() for task in self.tasks):
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "A part of this deployer has ended; the log says why.")
 
 
 @asynccontextmanager
@@ -144,13 +156,21 @@ async def _running(
         signals = Signals(reports_owed=deployer.reporter.wake, drifted=deployer.puller.wake)
         deployer.backend = await stack.enter_async_context(open_backend(store, signals))
         loops = (deployer.backend.run(), deployer.reporter.run(), deployer.puller.run())
-        tasks = [asyncio.create_task(loop) for loop in loops]
+        tasks = deployer.tasks = [asyncio.create_task(loop) for loop in loops]
+        for task in tasks:
+            task.add_done_callback(_tell_end)
         try:
             yield deployer
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tell_end(task: asyncio.Task[None]) -> None:
+    """A loop that ends by itself is a mistake, and must not end unheard."""
+    if not task.cancelled():
+        log.critical("loop.ended", exc_info=task.exception())
 
 
 async def _body(request: Request) -> bytes:

@@ -81,7 +81,7 @@ class DeployerSettings(BaseSettings):
     @classmethod
     def _is_webhook_secret(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
         secrets = split_secrets(value)
-        if not secrets or not all(_is_long_enough(secret) for secret in secrets):
+        if not secrets or not all(is_secret(secret) for secret in secrets):
             raise ValueError(f"expected whsec_ and base64 of at least {LEAST_SECRET_BYTES} random bytes")
         if info.field_name == "callback_secret":
             if len(secrets) > 1:
@@ -172,8 +172,9 @@ def _explain(kind: type[DeployerSettings], error: ValidationError) -> dict[str, 
     return lines
 
 
-def _is_long_enough(secret: str) -> bool:
+def is_secret(secret: str) -> bool:
+    """Whether a text is one secret, and a long enough one."""
     try:
         return secret.startswith("whsec_") and len(base64.b64decode(secret[6:] + "==")) >= LEAST_SECRET_BYTES
-    except binascii.Error:
+    except (binascii.Error, ValueError):  # ValueError: it is not ASCII
         return False

@@ -110,7 +110,8 @@ def _check(name: str, expected: str, *, needs: str | None = None) -> Callable[[C
 
 @_check("unsigned", "a call without a signature is answered 401")
 def _(play: Play) -> None:
-    _expect(play.deliver(json.dumps(play.event(play.data())), {}), 401)
+    with _hints(play):
+        _expect(play.deliver(json.dumps(play.event(play.data())), {}), 401)
 
 
 @_check("wrong secret", "a call that is signed with another secret is answered 401")
@@ -177,7 +178,8 @@ def _(play: Play) -> None:
     play.gateway.refuse_next(1)  # see 'retry'
     data = play.call()
     play.live = data
-    _expect(play.send(data), 202, result="accepted", observed_generation=data["generation"])
+    with _hints(play):
+        _expect(play.send(data), 202, result="accepted", observed_generation=data["generation"])
 
 
 @_check("ready", "the version is reported Ready with the whole traffic, and that it is ready", needs="accepted")
@@ -208,7 +210,11 @@ def _(play: Play) -> None:
         _expect(play.post(event["id"], json.dumps(event)), 200, result="unchanged")
 
 
-@_check("conflict", "the same generation with another digest, traffic or config is answered 409", needs="ready")
+@_check(
+    "conflict",
+    "the same generation with another digest, traffic or config is answered 409; an unknown option may be 422",
+    needs="ready",
+)
 def _(play: Play) -> None:
     live = play.live
     for change in (
@@ -218,7 +224,11 @@ def _(play: Play) -> None:
         {"action": "remove"},
     ):
         with _about(f"with another {next(iter(change))}"):
-            _expect(play.send({**live, **change}), 409)
+            answer = play.send({**live, **change})
+            if "config" in change and answer.status_code == 422:  # who knows no such option may say so first
+                _expect_problem(answer, "config")
+            else:
+                _expect(answer, 409)
 
 
 @_check("late call", "a lower generation is answered 200 {result: superseded, current_generation}", needs="ready")
@@ -272,7 +282,7 @@ def _(play: Play) -> None:
 def _(play: Play) -> None:
     bad = play.subject.bad_uri or f"{play.subject.model.uri.rstrip('/')}/there-is-nothing/"
     data = play.call("2")
-    data["model"]["uri"] = bad
+    data["model"] |= {"uri": bad, "digest": NO_DIGEST}  # its own, or who keeps what it has loaded would have it
     _expect_failure(play, data, any_of=[r for r, kind in REASONS.items() if kind.ends_in is Phase.FAILED])
 
 
@@ -320,10 +330,10 @@ def _(play: Play) -> None:
     data = play.call("2")
     play.gateway.desire([data])
     _await_ask(play)
+    if not all(ask.is_signed for ask in play.gateway.asks):
+        raise Nonconforming("the question was not signed with the callback secret, over `GET <path>`")
     _expect_ready(play, data["generation"], {"2": 100})
     play.live = data
-    if not all(ask.is_signed for ask in play.gateway.asks):
-        raise Nonconforming("the question was not signed with the callback secret")
 
 
 @_check("desired is no list of removals", "what is not listed any more serves on", needs="desired")
@@ -412,6 +422,26 @@ def _about(what: str) -> Iterator[None]:
         raise Nonconforming(f"{what}: {seen}") from None
 
 
+@contextmanager
+def _hints(play: Play) -> Iterator[None]:
+    """Say what is usually amiss when nothing goes yet: an address, a secret, what the deployer allows."""
+    try:
+        yield
+    except Nonconforming as seen:
+        hints = {
+            "data.callback.url": f"start the deployer with {play.gateway.url} as its gateway, or see --gateway-url",
+            "data.model.uri": f"let the deployer load from {play.subject.model.uri}",
+            "data.target": f"is {play.subject.target!r} its target?",
+            "401": "is --secret-file what the deployer verifies calls with, and is its clock right?",
+            "404": f"is {play.subject.url} where it takes calls?",
+            "405": f"is {play.subject.url} where it takes calls?",
+        }
+        hint = next(
+            (hint for sign, hint in hints.items() if f'"{sign}"' in str(seen) or str(seen).startswith(sign)), ""
+        )
+        raise Nonconforming(f"{seen}\n{hint}".strip()) from None
+
+
 def _expect(answer: httpx.Response, status: int, **members: Any) -> None:
     if answer.status_code != status:
         raise Nonconforming(f"{answer.status_code} {answer.text[:300]}".strip())
@@ -488,7 +518,8 @@ def _await_ask(play: Play) -> None:
     if play.subject.restart is not None:
         play.subject.restart()
     if not play.gateway.wait_for(lambda: len(play.gateway.asks) > before, play.subject.bounds.pull_s):
-        raise Nonconforming(f"nobody asked in {play.subject.bounds.pull_s:g} s")
+        strayed = f" ({play.gateway.strayed[-1]})" if play.gateway.strayed else ""
+        raise Nonconforming(f"nobody asked in {play.subject.bounds.pull_s:g} s{strayed}")
 
 
 def _by_generation(play: Play) -> dict[int, list[Json]]:

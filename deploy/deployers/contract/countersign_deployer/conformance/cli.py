@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -11,10 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from countersign_deployer.conformance.checks import CHECKS, Outcome, Result, examine
 from countersign_deployer.conformance.gateway import PlayedGateway
 from countersign_deployer.conformance.play import Artifacts, Bounds, Subject, Unreachable
+from countersign_deployer.digests import tree_digest
+from countersign_deployer.settings import is_secret
 
 CONFORMS, DOES_NOT, NOT_EXAMINED = 0, 1, 2
 PROGRAM = "countersign-deployer-conformance"
@@ -52,17 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _lines(outcome: Outcome) -> str:
     result = outcome.result.upper() if outcome.result is Result.FAILED else outcome.result.value
     line = f"{result:<8} {outcome.check:<32} {outcome.expected}"
-    return f"{line}\n{'':>9}{'':<32} seen: {outcome.seen}" if outcome.seen else line
+    indented = outcome.seen.replace("\n", f"\n{'':<48}")
+    return f"{line}\n{'':<42}seen: {indented}" if outcome.seen else line
 
 
 def _subject(options: argparse.Namespace) -> Subject:
-    second = Artifacts(options.second_uri, options.second_digest) if options.second_uri else None
+    second = _artifacts("second", options.second_uri, options.second_digest) if options.second_uri else None
+    if _secret(options.secret_file) == _secret(options.callback_secret_file):
+        raise _Unusable("--secret-file and --callback-secret-file hold the same secret: each direction has its own")
     return Subject(
         url=options.url.rstrip("/"),
         target=options.target,
         webhook_secret=_secret(options.secret_file),
         callback_secret=_secret(options.callback_secret_file),
-        model=Artifacts(options.model_uri, options.model_digest),
+        model=_artifacts("model", options.model_uri, options.model_digest),
         second=second,
         bad_uri=options.bad_uri,
         resource=options.resource,
@@ -85,11 +93,29 @@ def _gateway(options: argparse.Namespace, subject: Subject) -> PlayedGateway:
         raise _Unusable(f"cannot listen on {options.listen}: {error}") from None
 
 
+def _artifacts(option: str, uri: str, digest: str | None) -> Artifacts:
+    """The files, with their digest if it was given, or if they are on this machine, too."""
+    parts = urlsplit(uri)
+    if not parts.scheme:
+        raise _Unusable(f"--{option}-uri is {uri}, expected a URI such as file:///srv/models/iris/")
+    if digest is None and parts.scheme == "file":
+        try:
+            digest = tree_digest(Path(url2pathname(parts.path)))
+        except OSError as error:
+            raise _Unusable(f"--{option}-uri: {error}; if they are on another machine, say --{option}-digest") from None
+    if digest is None or not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise _Unusable(f"--{option}-digest is {digest or 'missing'}, expected sha256: and 64 hexadecimal digits")
+    return Artifacts(uri.rstrip("/") + "/", digest)
+
+
 def _secret(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise _Unusable(f"{path} cannot be read ({type(error).__name__})") from None
+    if not is_secret(secret):
+        raise _Unusable(f"{path} is not one secret: expected whsec_ and base64 of 24 to 64 random bytes")
+    return secret
 
 
 def _restarter(options: argparse.Namespace) -> Callable[[], None]:
@@ -118,9 +144,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--secret-file", required=True, type=Path, help="file of the secret that signs calls (whsec_…)")
     add("--callback-secret-file", required=True, type=Path, help="file of the secret that signs reports (whsec_…)")
     add("--model-uri", required=True, help="files of a model that the deployer can load")
-    add("--model-digest", required=True, help="their digest: sha256:…")
+    add("--model-digest", help="their digest, sha256:… (default, of file:// only: that of the files on this machine)")
     add("--second-uri", help="files of another version (default: those of the first)")
-    add("--second-digest", help="their digest")
+    add("--second-digest", help="their digest, likewise")
     add("--bad-uri", help="where there is no model, yet the deployer may load from (default: below --model-uri)")
     add("--resource", default="conformance", help="what the model is called (default: %(default)s)")
     add("--listen", default="127.0.0.1:8099", help="address and port of the gateway that is played (%(default)s)")
@@ -141,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _epilog() -> str:
-    return "checks:\n" + "\n".join(f"  {check.name:<32} {check.expected}" for check in CHECKS).replace("%", "%%")
+    return "checks:\n" + "\n".join(f"  {check.name:<32} {check.expected}" for check in CHECKS)
 
 
 if __name__ == "__main__":

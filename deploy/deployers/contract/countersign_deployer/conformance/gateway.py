@@ -79,9 +79,9 @@ class PlayedGateway:
         self._received: list[Received] = []
         self._asks: list[Ask] = []
         self._desired: list[Json] = []
+        self._strayed: list[str] = []
         self._refusals = 0
-        self._server = ThreadingHTTPServer(listen, _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(listen, _handler(self))
         self.url = (url or f"http://{self._server.server_address[0]!s}:{self._server.server_port}").rstrip("/")
 
     def __enter__(self) -> Self:
@@ -107,6 +107,12 @@ class PlayedGateway:
         """All questions for what is desired."""
         with self._changed:
             return tuple(self._asks)
+
+    @property
+    def strayed(self) -> Sequence[str]:
+        """What was asked for since the last question that was followed to its end, in the words of a person."""
+        with self._changed:
+            return tuple(self._strayed)
 
     def desire(self, items: Sequence[Json]) -> None:
         """What is answered from now on to who asks what is desired."""
@@ -140,6 +146,8 @@ class PlayedGateway:
         """What is desired, to who signs the question; signed, in answer to it."""
         path, _, query = path.partition("?")
         if path != self._desired_path:
+            with self._changed:
+                self._strayed.append(f"asked for was {path}, expected {self._desired_path}")
             return 404, {}, "{}"
         is_last = f"after={_NEXT}" in query
         is_signed = _is_signed(get_content(path).encode(), headers, self._callback_secret)
@@ -149,6 +157,9 @@ class PlayedGateway:
             body = json.dumps({"target": self._target, "items": items, "next_after": next_after})
             if is_last or not is_signed:
                 self._asks.append(Ask(is_signed))
+                self._strayed.clear()
+            else:
+                self._strayed.append(f"the first page was asked for, and not what its next_after={_NEXT} leads to")
             self._changed.notify_all()
         if not is_signed:
             return 401, {}, "{}"
@@ -182,6 +193,13 @@ def _read(body: bytes, headers: dict[str, str]) -> tuple[list[str], Json]:
     if kind not in {"application/cloudevents+json", "application/json"}:
         mistakes.append(f"Content-Type is {kind or 'missing'}, expected application/cloudevents+json")
     return mistakes, data
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a deployer that hangs up, such as one that is restarted, has not said anything."""
 
 
 def _handler(gateway: PlayedGateway) -> type[BaseHTTPRequestHandler]:

@@ -183,7 +183,8 @@ class Play:
         if found is None:
             phases = [str(each.data.get("phase")) for each in self.reports_of(generation)]
             said = f"reported {', '.join(phases)}" if phases else "reported nothing"
-            raise Nonconforming(f"{said} of generation {generation} in {within_s or self.subject.bounds.end_s:g} s")
+            bound = within_s or self.subject.bounds.end_s
+            raise Nonconforming(f"{said} of generation {generation} to {self.gateway.url} in {bound:g} s")
         return found
 
     def _ask(self, method: str, url: str, **request: Any) -> httpx.Response:
