@@ -1,6 +1,7 @@
-"""What the deployer does at the API server: the same tests on the simulator, and on the cluster of ``TEST_KUBECONFIG``.
+"""What the deployer does at the API server: the same tests on the simulator, and on a real one.
 
-A real one needs KServe's CRDs; KServe itself may run, nothing here waits for a pod. Namespaces are made and deleted.
+That is of ``KUBECONFIG``, if ``TEST_KUBE_CONTEXT`` names the context in it. It needs KServe's CRDs; KServe itself may
+run, nothing here waits for a pod. Namespaces are made and deleted.
 """
 
 from __future__ import annotations
@@ -28,10 +29,22 @@ from lightkube.types import PatchType
 
 from tests.deployers.kserve.conftest import CALLBACK_SECRET, GATEWAY_URL, WEBHOOK_SECRET, Deployer, Json, World, uri_of
 
-REAL = os.environ.get("TEST_KUBECONFIG")
-"""Not ``KUBECONFIG``: who runs the tests with that set has not asked for namespaces in that cluster."""
 InferenceService = create_namespaced_resource("serving.kserve.io", "v1beta1", "InferenceService", "inferenceservices")
 _numbers = itertools.count(1)
+
+
+def _real_cluster() -> tuple[Path, str] | None:
+    """The file and the context. Never the current one: it may be of anything, and nobody has asked for tests there."""
+    context = os.environ.get("TEST_KUBE_CONTEXT")
+    if not context:
+        return None
+    for path in filter(None, os.environ.get("KUBECONFIG", "").split(os.pathsep)):
+        if context in KubeConfig.from_file(path).contexts:
+            return Path(path), context
+    raise pytest.UsageError(f"TEST_KUBE_CONTEXT: KUBECONFIG has no context '{context}'")
+
+
+REAL = _real_cluster()
 
 
 @dataclass
@@ -41,6 +54,7 @@ class KubeApi:
     other: AsyncClient
     namespace: str
     kubeconfig: Path
+    context: str | None
     folder: Path
     made: list[Deployer]
 
@@ -53,6 +67,7 @@ class KubeApi:
                 "allowed_uri_prefixes": "s3://models/",
                 "state_dir": self.folder / f"state-{next(_numbers)}",
                 "kubeconfig": self.kubeconfig,
+                "context": self.context,
                 "namespaces": {"default": self.namespace},
                 "kserve_version": "0.20",
                 **changes,
@@ -81,15 +96,15 @@ class KubeApi:
 
 @pytest.fixture(params=["simulated", *(["real"] if REAL else [])])
 async def kube_api(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> AsyncIterator[KubeApi]:
-    if request.param == "simulated":
+    if REAL is None or request.param == "simulated":
         world.settings()  # writes the kubeconfig
-        namespace, kubeconfig = world.namespace, tmp_path / "kubeconfig"
+        namespace, kubeconfig, context = world.namespace, tmp_path / "kubeconfig", None
     else:
-        namespace, kubeconfig = f"countersign-test-{os.getpid()}-{next(_numbers)}", Path(str(REAL))
-    other = AsyncClient(KubeConfig.from_file(kubeconfig).get(), namespace=namespace)
+        namespace, (kubeconfig, context) = f"countersign-test-{os.getpid()}-{next(_numbers)}", REAL
+    other = AsyncClient(KubeConfig.from_file(kubeconfig).get(context_name=context), namespace=namespace)
     if request.param == "real":
         await other.create(Namespace.from_dict({"metadata": {"name": namespace}}))
-    api = KubeApi(other, namespace, kubeconfig, tmp_path, [])
+    api = KubeApi(other, namespace, kubeconfig, context, tmp_path, [])
     yield api
     if request.param == "real":
         await other.delete(Namespace, namespace)

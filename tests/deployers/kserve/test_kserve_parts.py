@@ -12,12 +12,13 @@ from typing import Any
 import httpx2
 import jsonschema
 import pytest
+from countersign_deployer.masking import tail
 from countersign_deployer.phases import Reason
 from countersign_deployer.problems import Problem
 from countersign_deployer.settings import InvalidConfiguration, load_settings
 from countersign_kserve import live, names
 from countersign_kserve.cluster import Raced, Trouble, _read
-from countersign_kserve.diagnosis import of_deployment, of_failure, of_pods, tail
+from countersign_kserve.diagnosis import of_deployment, of_failure, of_pods
 from countersign_kserve.judging import judge
 from countersign_kserve.live import Found
 from countersign_kserve.manifest import CONTAINER, Layout, Place, inference_service, predictor

@@ -202,7 +202,7 @@ async def test_a_mode_that_an_object_cannot_change_to_is_refused_in_kserves_word
     await world.rest(deployer)
     other = world.deployer(deployment_mode="Knative")
     await other.call(2, "8")
-    await other.reconciler.reconcile()
+    await world.rest(other)
     assert other.said() == ("Failed", "ConfigRefused")
     assert "deploymentMode cannot be changed" in other.resource().message
 

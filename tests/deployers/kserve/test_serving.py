@@ -27,12 +27,15 @@ from countersign_storage import fetching
 from countersign_storage.addresses import Address, parse
 from countersign_storage.main import main
 
+from app.domain.deployments import Target
+from app.domain.promotions import State
 from app.main import describe
 from tests.conftest import database_of
 from tests.deployers.kserve.serving import HERE, ROOT, run_serving, serving_python
 from tests.governing import ROLES, Court, open_court
 from tests.issuer import Issuer
 from tests.platform import MlflowServer, free_port
+from tests.rolling_out import CANARY, Fleet
 from tests.s3 import S3Server, running_s3
 
 _DOWNLOAD = "import sys; from kserve_storage import Storage; [Storage.download(*pair.split()) for pair in sys.argv[1:]]"
@@ -202,9 +205,10 @@ class Pod:
             return await asyncio.to_thread(main, arguments, environment)
 
 
-def register(court: Court, name: str, source: str) -> str:
+def register(court: Court, name: str, source: str, versions: int = 1) -> str:
     court.mlflow.call("POST", "registered-models/create", {"name": name})
-    court.mlflow.call("POST", "model-versions/create", {"name": name, "source": source})
+    for _ in range(versions):
+        court.mlflow.call("POST", "model-versions/create", {"name": name, "source": source})
     return name
 
 
@@ -302,6 +306,32 @@ async def test_what_was_not_approved_is_not_there_and_the_pod_says_why(
     assert await pod.run(address, str(mount)) == status
     assert said in pod.said.read_text()
     assert status == 2 or not files_in(mount)
+
+
+@pytest.mark.parametrize("moves", ["before", "after_ready"])
+async def test_in_a_rollout_both_of_its_versions_are_there_and_no_other(
+    pod: Pod, logged: Logged, tmp_path: Path, moves: str
+) -> None:
+    """One of them holds no alias: the candidate, or the one that takes the rest of the requests."""
+    court, target = pod.court, f"kserve-{moves}"
+    model = register(court, f"rolled-{moves}-{tmp_path.parent.name}", f"{logged.uri}/", versions=3)
+    async with court.database.unit_of_work() as work:
+        secrets = {"secrets": ("file:/none",), "callback_secrets": ("file:/none",)}
+        await work.targets.put(Target(target, "http://kserve.example/", **secrets), at=court.clock.now())
+        await work.commit()
+    fleet = Fleet(court, model, (target,))
+    await fleet.policy()
+    first = await fleet.begin("1")
+    assert (await fleet.ready(first)).state is State.LIVE
+    await fleet.policy(rollout=CANARY, aliasMoves=moves)
+    await fleet.begin("2")
+    assert await fleet.calls() == {target: ("apply", "2", 10, "1")}
+    statuses = {each: await pod.run(f"countersign://{model}/{each}", str(tmp_path / each)) for each in ("1", "2", "3")}
+    assert statuses == {"1": 0, "2": 0, "3": 1}
+    assert "is not approved" in pod.said.read_text()
+    await fleet.fail()
+    await fleet.work(first)
+    assert await pod.run(f"countersign://{model}/2", str(tmp_path / "again")) == 1
 
 
 async def test_who_is_nobody_gets_nothing(pod: Pod, mount: Path) -> None:

@@ -114,7 +114,7 @@ async def test_what_somebody_else_declared_meanwhile_is_not_overwritten(cluster:
     with pytest.raises(RayUnreachable, match="Somebody else changed"):
         await service.apply(CONFIG)
     assert found(cluster)["spec"]["serveConfigV2"] == theirs
-    assert foreign_apps(await service.details()) == ["theirs"]
+    assert foreign_apps(await service.details(), "ray") == ["theirs"]
 
 
 async def test_a_change_of_anything_else_in_between_is_no_reason_to_give_up(

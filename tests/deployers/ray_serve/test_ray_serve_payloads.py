@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from countersign_ray_serve.serving import failures
-from countersign_ray_serve.serving.artifacts import fetch
+from countersign_ray_serve.serving.artifacts import fetch, tree_digest
 from countersign_ray_serve.serving.failures import ArtifactNotFound, DigestMismatch
 from countersign_ray_serve.serving.payloads import MalformedPayload, normalise
 from hypothesis import given
@@ -272,3 +274,26 @@ def test_the_models_own_packages_are_those_of_the_approved_bytes(save_model: Cal
     assert "model" not in asked
     with pytest.raises(DigestMismatch):
         build_backend({**args, "digest": "sha256:" + "0" * 64})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--index-url https://elsewhere.example",
+        "-e git+https://elsewhere.example/x.git#egg=x",
+        "-r more.txt",
+        "git+https://elsewhere.example/x.git",
+        "x @ https://elsewhere.example/x.whl",
+        "x@https://elsewhere.example/x.whl",
+        "./x.whl",
+        "/x.whl",
+        "x==1 --config-settings=a=b",
+    ],
+)
+def test_a_models_packages_come_from_where_the_cluster_has_them_from(tmp_path: Path, line: str) -> None:
+    from countersign_ray_serve.serving.backend import build_backend
+
+    (tmp_path / "requirements.txt").write_text(f'pandas[excel]>=2,<4 ; python_version > "3.8"  # fine\n{line}\n')
+    said: dict[str, Any] = {"packages": ["model"], "installer": "pip", "actor": {}}
+    with pytest.raises(failures.DependencyMissing, match=re.escape(line[:8])):
+        build_backend({"uri": str(tmp_path), "version": "7", "digest": tree_digest(tmp_path), **said})

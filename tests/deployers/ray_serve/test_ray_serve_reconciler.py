@@ -45,6 +45,7 @@ class StandIn:
     packages: dict[str, bytes] = field(default_factory=dict)
     behind: set[str] = field(default_factory=set)
     statuses: dict[str, str] = field(default_factory=dict)
+    nonsense: str = ""
 
     def __post_init__(self) -> None:
         self._turns = cycle(["one", "two"])
@@ -57,6 +58,8 @@ class StandIn:
         return web.json_response({"ray_version": self.version})
 
     async def tell(self, _: web.Request) -> web.Response:
+        if self.nonsense:
+            return web.Response(text=self.nonsense)
         return web.json_response({"applications": {name: self._told(name) for name in self.apps}})
 
     def _told(self, name: str) -> Json:
@@ -231,6 +234,36 @@ async def test_a_reset_does_not_touch_what_others_declared(ray: StandIn, make_ru
     async with running.looking():
         await running.until(lambda: running.iris.reason == "PolicyDenied")
     assert (ray.put, list(ray.apps)) == ([], ["theirs"])
+
+
+async def test_the_deployer_of_another_target_is_left_alone(ray: StandIn, make_running: Callable[..., Running]) -> None:
+    first = make_running()
+    await first.call(1)
+    async with first.looking():
+        await first.until(lambda: first.iris.phase == "Ready")
+    before = list(ray.apps)
+    second = make_running(target="staging")
+    await second.call(1, target="staging")
+    async with second.looking():
+        await second.until(lambda: second.iris.reason == "PolicyDenied")
+    assert ROUTER in second.iris.message
+    assert list(ray.apps) == before
+
+
+@pytest.mark.parametrize(
+    "answer", ["<html>Sign in</html>", "[]", '{"applications": [7]}', '{"applications": {"a": 1}}']
+)
+async def test_a_dashboard_that_talks_nonsense_stops_no_deadline(
+    ray: StandIn, make_running: Callable[..., Running], answer: str
+) -> None:
+    ray.nonsense = answer
+    running = make_running()
+    await running.call(1, deadline_s=1)
+    async with running.store.transaction() as state:
+        state.resources["iris"].deadline_at = 0
+    async with running.looking():
+        await running.until(lambda: running.iris.phase == "Errored")
+    assert (running.iris.reason, ray.put) == ("Unreachable", [])
 
 
 async def test_a_ray_that_is_too_old_is_told_nothing(ray: StandIn, make_running: Callable[..., Running]) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from countersign_deployer.contract import Deployment
+from countersign_deployer.masking import tail
 from countersign_deployer.phases import Phase, Reason
 from countersign_deployer.problems import Problem
 from countersign_ray_serve.adoption import orphans
-from countersign_ray_serve.diagnosis import diagnose, reason_for_delay, tail
+from countersign_ray_serve.diagnosis import diagnose, reason_for_delay
 from countersign_ray_serve.layout import (
     ROUTER,
     AppStatus,
@@ -371,11 +372,17 @@ def test_a_masked_environment_is_not_a_difference(story: Rollouts) -> None:
 def test_applications_of_others_are_seen_but_imperative_ones_are_harmless(story: Rollouts) -> None:
     story.go_live("7")
     details = details_of(story.config)
-    assert foreign_apps(details) == []
+    assert foreign_apps(details, "ray") == []
     theirs = {"status": "RUNNING", "deployed_app_config": {"import_path": "their:app"}}
     details["applications"]["theirs"] = {**theirs, "source": "declarative"}
     details["applications"]["notebook"] = {**theirs, "source": "imperative"}
-    assert foreign_apps(details) == ["theirs"]
+    assert foreign_apps(details, "ray") == ["theirs"]
+
+
+def test_a_cluster_has_the_models_of_one_target(story: Rollouts) -> None:
+    """The deployer of another would take them over, and then both would delete what the other adds."""
+    story.go_live("7")
+    assert foreign_apps(details_of(story.config), "another") == [ROUTER]
 
 
 def test_a_lost_state_is_rebuilt_from_what_ray_serves(story: Rollouts) -> None:

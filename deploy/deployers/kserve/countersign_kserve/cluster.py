@@ -6,6 +6,7 @@ certificates. The requests are ours: its client knows neither ``fieldValidation`
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -15,13 +16,13 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 import httpx2
+from countersign_deployer.masking import tail
 from countersign_deployer.phases import Reason
 from lightkube.config import client_adapter
 from lightkube.config.kubeconfig import KubeConfig
 from lightkube.core.exceptions import ConfigError
 
 from countersign_kserve import names
-from countersign_kserve.diagnosis import tail
 from countersign_kserve.manifest import API_VERSION
 from countersign_kserve.settings import Settings
 
@@ -36,6 +37,8 @@ SCHEMA = f"/openapi/v3/apis/{API_VERSION}"
 
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
 WATCH_S = 300
+_WATCH_PAUSE_S = 1
+"""Between watches: what ends each at once must not be asked as fast as it answers."""
 _GONE = HTTPStatus.GONE
 _AGAIN = {HTTPStatus.UNAUTHORIZED, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 _WEBHOOK = re.compile(r'admission webhook "(?P<name>[^"]+)" denied the request')
@@ -191,6 +194,7 @@ class ApiServer:
                             yield event["object"]["metadata"]["name"]
                 finally:
                     await answer.aclose()
+                await asyncio.sleep(_WATCH_PAUSE_S)
             except (httpx2.HTTPError, ConfigError, ValueError, KeyError) as error:
                 raise Watched from error
 

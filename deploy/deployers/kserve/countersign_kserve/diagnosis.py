@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from countersign_deployer.masking import tail
 from countersign_deployer.phases import REASONS, Phase, Reason
 
 from countersign_kserve import names
 
 Json = Mapping[str, Any]
 
-LONGEST_TAIL = 2000
 INITIALIZER = "storage-initializer"
 
 _STORAGE = (
@@ -76,22 +76,6 @@ INVALID_SPEC = {
 }
 """Of ``modelStatus.lastFailureInfo``: what KServe says before it makes any pod."""
 
-_SECRETS = (
-    (re.compile(r"(?P<keep>[a-z][a-z0-9+.-]*://)[^/\s@]+@", re.IGNORECASE), r"\g<keep>***@"),
-    (re.compile(r"(?P<keep>\bBearer\s+)\S+", re.IGNORECASE), r"\g<keep>***"),
-    (re.compile(r"whsec_[A-Za-z0-9+/=_-]+"), "***"),
-    (re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{16}\b"), "***"),
-    (
-        re.compile(
-            r"(?P<keep>[\w-]*(secret|token|passw(or)?d|credential|signature|access_?key|api_?key)[\w-]*['\"]?\s*[=:]\s*)"
-            r"(?P<quote>['\"]?)[^\s'\",&}]+",
-            re.IGNORECASE,
-        ),
-        r"\g<keep>\g<quote>***",
-    ),
-)
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-
 
 @dataclass(frozen=True, slots=True)
 class Symptom:
@@ -100,14 +84,6 @@ class Symptom:
     reason: Reason
     message: str
     is_final: bool = False
-
-
-def tail(message: str) -> str:
-    """The end of a message, where a traceback names its error; what looks like a secret is masked."""
-    message = _COLOURS.sub("", message)
-    for pattern, replacement in _SECRETS:
-        message = pattern.sub(replacement, message)
-    return message.strip()[-LONGEST_TAIL:]
 
 
 def of_pods(pods: Sequence[Json], template: str, *, crash_restarts: int) -> Symptom | None:

@@ -113,7 +113,9 @@ def _standard(
         if layout.canary is not None:
             wanted[parts[1].name] = layout.percent or 0
         in_effect = {name: weight for name, weight in weights.items() if weight or name in wanted}
-        if in_effect != wanted:
+        if others := sorted(in_effect.keys() - wanted.keys()):
+            waits_for = f"Requests go to {' and '.join(others)}, which is to get none."
+        elif in_effect != wanted:
             waits_for = "The weights are being changed."
         elif any(name not in wanted for name in found.deployments):
             waits_for = "What is not wanted any more is being taken away."

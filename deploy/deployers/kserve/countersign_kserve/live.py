@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,7 @@ def labels_of(thing: Json | None) -> Mapping[str, str]:
 def generation_of(service: Json | None) -> int:
     """The gateway's generation that the object is of; 0 if it says none that is a number."""
     text = annotations_of(service).get(names.GENERATION, "")
-    return int(text) if text.isascii() and text.isdigit() else 0
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else 0
 
 
 def is_ours(service: Json) -> bool:
@@ -96,6 +97,15 @@ def version_on(pods_of: Json) -> Version | None:
     if not (uri and names.MODEL_VERSION in said and names.DIGEST in said):
         return None
     return Version(version=said[names.MODEL_VERSION], uri=uri, digest=said[names.DIGEST])
+
+
+def served_by(service: Json | None) -> Version | None:
+    """The version that an object of ours serves by itself, if it does: what there is to go back to."""
+    if service is None or is_stopped(service) or "canaryTrafficPercent" in predictor(service):
+        return None
+    if condition(service.get("status") or {}, "Ready").get("status") != "True":
+        return None
+    return version_on(predictor(service))
 
 
 def is_rolled_out(deployment: Json | None, template_hash: str) -> bool:

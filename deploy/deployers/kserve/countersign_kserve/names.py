@@ -43,6 +43,8 @@ SLOTS = ("green", "blue")
 
 LONGEST_NAME = 40
 """KServe's own names are longer, and their limit is 63: the label ``isvc.<name>-green-predictor`` among them."""
+_MADE_BY_KSERVE = re.compile(r"-(green|blue|predictor|transformer|explainer)$")
+"""Ends of the names that KServe gives what it makes: a model ``iris-green`` would have the canary of ``iris``."""
 LONGEST_HOST = 62
 """Of ``<name>-<namespace>``, the first label of the host name that KServe gives a model by default."""
 
@@ -60,7 +62,8 @@ def service_name(resource: str, namespace: str) -> str:
     """
     workspace, model = split_resource(resource)
     longest = max(12, min(LONGEST_NAME, LONGEST_HOST - len(namespace)))
-    if workspace == DEFAULT_WORKSPACE and len(model) <= longest and re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", model):
+    is_free = workspace == DEFAULT_WORKSPACE and len(model) <= longest and not _MADE_BY_KSERVE.search(model)
+    if is_free and re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", model):
         return model
     ascii_name = unicodedata.normalize("NFKD", model).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", ascii_name).strip("-")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-_FORM = re.compile(r"(?P<number>\d{1,12}(\.\d{1,6})?)(?P<unit>m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?")
+_FORM = re.compile(r"(?P<number>\d{1,12}(\.\d{1,6})?)(?P<unit>m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?", re.ASCII)
 _UNITS = {
     "": Decimal(1),
     "m": Decimal("0.001"),

@@ -23,13 +23,13 @@ from countersign_deployer.state import StateStore
 
 from countersign_kserve import live, names
 from countersign_kserve.cluster import DEPLOYMENTS, PODS, REVISIONS, ROUTES, SERVICES, Cluster, Raced, Trouble, Watched
-from countersign_kserve.judging import judge
+from countersign_kserve.judging import Judgement, judge
 from countersign_kserve.live import Found, Json
 from countersign_kserve.manifest import Place, place_of
 from countersign_kserve.planning import next_object
 from countersign_kserve.rollout import Seen, accept, advance, cannot_split
 from countersign_kserve.settings import CANARY_SINCE, Settings
-from countersign_kserve.state import Resource, State, Step
+from countersign_kserve.state import Plan, Resource, State, Step
 
 AT_ONCE = 8
 """Models that are looked at side by side."""
@@ -146,9 +146,14 @@ class Reconciler:
             self._signals.reports_owed()
         if any(seen.newer is not None or seen.drift for seen in found):
             self._signals.drifted()
+        if any(seen.former is not None for seen in found):
+            self.wake()
 
     def _is_of(self, resource: Resource, changed: Collection[tuple[str, str]]) -> bool:
-        place = place_of(resource.name, self._settings)
+        try:
+            place = place_of(resource.name, self._settings)
+        except KeyError:
+            return False
         return (place.namespace, place.name) in changed
 
     async def _learn(self) -> None:
@@ -193,12 +198,16 @@ class Reconciler:
 
     async def _step(self, resource: Resource) -> Seen:
         settings, plan = self._settings, resource.plan
-        place = place_of(resource.name, settings)
+        try:
+            place = place_of(resource.name, settings)
+        except KeyError:
+            message = "No namespace is set any more for this model's workspace (NAMESPACES)."
+            raise Trouble(Reason.POLICY_DENIED, message) from None
         service = await self._cluster.get(SERVICES, place.namespace, place.name)
         if service is not None:
             _refuse_others(settings, place, service)
-            if (newer := live.generation_of(service)) > plan.generation:
-                return Seen(time.time(), resource.generation, newer=newer)
+            if (seen := _before_all(resource, service)) is not None:
+                return seen
         if plan.canary is not None and not self._can_canary:
             if self._can_canary is None:
                 raise Trouble(Reason.UNREACHABLE, "What the cluster's KServe can do is not known yet.")
@@ -326,15 +335,20 @@ def _knows_canary(schema: Json | None) -> bool:
 
 
 def _refuse_others(settings: Settings, place: Place, service: Json) -> None:
-    """Hands off what is not ours: made by others, by the deployer of another target, or for another model."""
+    """Hands off what is not ours: made by others, by the deployer of another target, or for another model. The last
+    is nobody's to take over: who may promote one model could end another by a name that comes to the same.
+    """
     said = live.annotations_of(service)
     whose = None
+    if said.get(names.RESOURCE, place.resource) != place.resource and live.is_ours(service):
+        message = (
+            f"The InferenceService '{place.name}' in '{place.namespace}' serves the model '{said[names.RESOURCE]}'."
+        )
+        raise Trouble(Reason.POLICY_DENIED, f"{message} It is left alone: call this model otherwise.")
     if not live.is_ours(service):
         whose = "was not made by a deployer"
     elif said.get(names.TARGET, settings.target) != settings.target:
         whose = f"belongs to the target '{said[names.TARGET]}'"
-    elif said.get(names.RESOURCE, place.resource) != place.resource:
-        whose = f"serves the model '{said[names.RESOURCE]}'"
     if whose is not None and not settings.adopt:
         message = f"The InferenceService '{place.name}' in '{place.namespace}' {whose}; it is left alone (ADOPT)."
         raise Trouble(Reason.POLICY_DENIED, message)
@@ -345,6 +359,27 @@ def _drift(resource: Resource, service: Json | None) -> str:
     if resource.step is not Step.SETTLED or not resource.applied_at or resource.plan.main is None:
         return ""
     return "The object was deleted." if service is None else "The object was changed by others."
+
+
+def _before_all(resource: Resource, service: Json) -> Seen | None:
+    """What there is to see of an object before it may be changed, if that keeps us from it."""
+    plan = resource.plan
+    if (newer := live.generation_of(service)) > plan.generation:
+        return Seen(time.time(), resource.generation, newer=newer)
+    if resource.is_unknown and newer < plan.generation and (served := live.served_by(service)) is not None:
+        former = Plan(generation=newer, main=served, options=plan.options)
+        return Seen(time.time(), resource.generation, former=former)
+    if service["metadata"].get("deletionTimestamp") and plan.main is not None:
+        return _being_deleted(resource)
+    return None
+
+
+def _being_deleted(resource: Resource) -> Seen:
+    """Somebody deletes the object, and it is not gone yet: what still runs says nothing of what will."""
+    waits_for = "The object is being deleted; it is made anew when it is gone."
+    judgement = Judgement(is_ready=False, serving=tuple(resource.serving), waits_for=waits_for)
+    drift = waits_for if _drift(resource, None) else ""
+    return Seen(time.time(), resource.generation, judgement=judgement, drift=drift, backend=resource.backend)
 
 
 def _is_moving(resource: Resource) -> bool:

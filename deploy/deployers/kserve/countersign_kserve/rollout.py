@@ -32,7 +32,7 @@ FINAL_REASONS = {reason for reason, kind in REASONS.items() if kind.ends_in is P
 class Seen:
     """One look at a model's object. ``judgement`` is of the plan at that moment. ``trouble``: the cluster refused, or
     did not answer. ``newer``: the generation of the object, if it is higher than ours. ``drift``: what others did to
-    it.
+    it. ``former``: what served before the state knew of the model; nothing was changed yet.
     """
 
     at: float
@@ -42,6 +42,7 @@ class Seen:
     trouble: tuple[Reason, str] | None = None
     newer: int | None = None
     drift: str = ""
+    former: Plan | None = None
     backend: dict[str, Any] | None = None
 
 
@@ -79,6 +80,7 @@ def accept(state: State, settings: Settings, wanted: Deployment, now: float, *, 
         serving=former.serving if former else [],
         plan=plan,
         good=former.good if former else None,
+        is_unknown=former.is_unknown if former else True,
     )
     state.resources[wanted.resource] = resource
     report(state, settings, resource, now, Phase.ACCEPTED)
@@ -148,6 +150,10 @@ def advance(state: State, settings: Settings, resource: Resource, seen: Seen) ->
     if seen.newer is not None:
         _yield(state, settings, resource, seen, seen.newer)
         return
+    if seen.former is not None:
+        resource.good = seen.former
+    if seen.former is not None or seen.judgement is not None:
+        resource.is_unknown = False
     if seen.is_applied:
         resource.applied_at = resource.applied_at or seen.at
     elif seen.trouble is None and not seen.drift:

@@ -43,13 +43,15 @@ class Plan(Record):
 
 class Resource(contract.Resource):
     """``plan`` is what is made true; ``good`` was, the last time that all was well. ``applied_at``: since when (seconds
-    since the epoch) the object is as planned; 0 while it is not.
+    since the epoch) the object is as planned; 0 while it is not. ``is_unknown``: the state knew nothing of the model
+    when it was called, so what the cluster has of it is looked at first.
     """
 
     step: Step = Step.ROLLING
     plan: Plan
     good: Plan | None = None
     applied_at: float = 0
+    is_unknown: bool = False
 
     @property
     def is_settled(self) -> bool:

@@ -156,15 +156,21 @@ def has_drifted(wanted: Json, details: Json) -> bool:
     return any(_is_declared(app) for name, app in known.items() if name not in seen)
 
 
-def foreign_apps(details: Json) -> list[str]:
-    """Applications that somebody else declared. Sending our configuration would delete them."""
+def foreign_apps(details: Json, target: str) -> list[str]:
+    """Applications that somebody else declared, the deployer of another target among them. Sending our configuration
+    would delete them.
+    """
     known: Mapping[str, Json] = details.get("applications") or {}
-    ours = {BACKEND_IMPORT, ROUTER_IMPORT}
     return sorted(
         name
         for name, app in known.items()
-        if _is_declared(app) and (app.get("deployed_app_config") or {}).get("import_path") not in ours
+        if _is_declared(app) and not _is_ours(app.get("deployed_app_config") or {}, target)
     )
+
+
+def _is_ours(spec: Json, target: str) -> bool:
+    args = spec.get("args") or {}
+    return spec.get("import_path") in {BACKEND_IMPORT, ROUTER_IMPORT} and args.get("target", target) == target
 
 
 def with_next_attempt(spec: Json) -> Json:
@@ -192,6 +198,7 @@ def _router_spec(settings: Settings, state: State) -> Json:
         "route_prefix": "/",
         "import_path": ROUTER_IMPORT,
         "args": {
+            "target": settings.target,
             "timeout_s": settings.request_timeout_s,
             "max_request_bytes": settings.max_request_bytes,
             "attempt": state.router_attempt,

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 import structlog
+from countersign_deployer.masking import tail
 from countersign_deployer.phases import Reason
 from countersign_deployer.state import StateStore
 
 from countersign_ray_serve.adoption import orphans
-from countersign_ray_serve.diagnosis import tail
 from countersign_ray_serve.layout import (
     ROUTER,
     AppStatus,
@@ -98,7 +98,12 @@ class Reconciler:
     async def _pass(self) -> bool:
         """One pass; whether Ray must be told something new at once."""
         before = self._store.snapshot()
-        seen = await self._look(before)
+        try:
+            seen = await self._look(before)
+        except Exception as error:  # deadlines do not wait until somebody understands it
+            log.exception("look.failed")
+            message = f"What Ray says was not understood ({type(error).__name__})."
+            seen = Observation(at=time.time(), trouble=(Reason.UNREACHABLE, message))
         if (seen.trouble is None) != (self._last.trouble is None):
             log.info("ray.answers") if seen.trouble is None else log.warning("ray.trouble", reason=seen.trouble[0])
         self._last = seen
@@ -120,7 +125,7 @@ class Reconciler:
             if unsupported := self._judge(await self._ray.version()):
                 return Observation(at=time.time(), trouble=(Reason.CONFIG_REFUSED, unsupported))
             details = await self._ray.details()
-            if foreign := foreign_apps(details):
+            if foreign := foreign_apps(details, self._settings.target):
                 message = f"Ray runs applications that others declared, and we would delete them: {', '.join(foreign)}"
                 return Observation(at=time.time(), trouble=(Reason.POLICY_DENIED, message))
             if self._resets and await self._reset(wanted, details):

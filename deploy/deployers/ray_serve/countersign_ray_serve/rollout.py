@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from countersign_deployer.contract import Deployment
+from countersign_deployer.masking import tail
 from countersign_deployer.phases import REASONS, Phase, Reason
 from countersign_deployer.reports import begin, report, report_change
 
-from countersign_ray_serve.diagnosis import diagnose, reason_for_delay, tail
+from countersign_ray_serve.diagnosis import diagnose, reason_for_delay
 from countersign_ray_serve.layout import (
     ROUTER,
     AppStatus,

@@ -79,18 +79,17 @@ class ServeApi:
             base_url=settings.dashboard_url,
             timeout=settings.dashboard_timeout_s,
             headers={"Authorization": f"Bearer {token.get_secret_value()}"} if token else {},
+            trust_env=False,  # no proxy gets the token to see
         )
 
     async def version(self) -> str:
         """Ray's version."""
         answer = await self._call("GET", "/api/version")
-        return str(answer.json().get("ray_version"))
+        return str(_read(answer).get("ray_version"))
 
     async def details(self) -> Json:
         """All applications with their status, as Serve tells it."""
-        answer = await self._call("GET", "/api/serve/applications/")
-        details: Json = answer.json()
-        return details
+        return _read(await self._call("GET", "/api/serve/applications/"))
 
     async def apply(self, config: Json) -> None:
         """Replace all declared applications. Serve accepts at once and works in the background.
@@ -135,6 +134,16 @@ class ServeApi:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._client.aclose()
+
+
+def _read(answer: httpx.Response) -> Json:
+    try:
+        body = answer.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise RayUnreachable("Ray's dashboard did not answer as one: is DASHBOARD_URL its address?")
+    return body
 
 
 def _package_path(uri: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from ray import serve
 from ray.serve import Application
 
 from countersign_ray_serve.serving.artifacts import fetch
-from countersign_ray_serve.serving.failures import of_import, refuse_other_python
+from countersign_ray_serve.serving.failures import DependencyMissing, of_import, refuse_other_python
 from countersign_ray_serve.serving.predictor import Predictor
 
 MODELS_OWN = "model"
 """In a list of packages: those that the model itself asks for, in its ``requirements.txt``."""
+_BY_NAME = re.compile(r"(?!.*\s--)[A-Za-z0-9][A-Za-z0-9._-]*\s*(\[[^\]@/]*\])?\s*([<>=!~(;][^@]*)?$")
+"""As ``pandas[excel]>=2,<3; python_version < "3.13"``: no options (``--index-url``), no ``name @ URL``, no path."""
 
 
 class Backend:
@@ -66,7 +69,16 @@ def build_backend(args: dict[str, Any]) -> Application:
 
 
 def _lines(file: Path) -> list[str]:
+    """The packages by name, which come from where the cluster's installer has them from, and from nowhere else.
+
+    Raises:
+        DependencyMissing: the list names another place, or has options of pip's.
+    """
     if not file.is_file():
         return []
     lines = (line.partition(" #")[0].strip() for line in file.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    found = [line for line in lines if line and not line.startswith("#")]
+    for line in found:
+        if not _BY_NAME.match(line):
+            raise DependencyMissing(f"The model's requirements.txt has more than packages by name: {line[:100]!r}.")
+    return found
