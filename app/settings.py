@@ -256,7 +256,7 @@ class Settings(BaseSettings):
     deliveries_days: int = Field(
         default=30,
         ge=1,
-        description="Days that the log of a delivery is kept; of one that never arrived, three times as long.",
+        description="Days that delivery logs and measurements of gates are kept; what never arrived, three times that.",
     )
     deliveries_per_receiver: int = Field(
         default=8,

@@ -153,7 +153,7 @@ async def open_gateway(settings: Settings, clock: Clock | None = None) -> AsyncI
             ),
             policies=policies_of(database, clock),
             deployments=deployments,
-            rollouts=Rollouts(work, rolling_out),
+            rollouts=Rollouts(work, rolling_out, governance.lifecycle.cases),
             inventory=Inventory(work, calling, clock),
             callbacks=Callbacks(deployments, secrets, StandardWebhooks()),
             deliveries=Deliveries(work, clock, public_url=settings.public_url),

@@ -184,7 +184,8 @@ def has_passed(state: GateState, gate: Gate, *, now: datetime) -> bool:
     """Whether the step may end: it passed often enough, also the last time, and that was not long ago."""
     if state.last_at is None or state.verdict is not Verdict.PASSED or state.passes < gate.min_passes:
         return False
-    return now - state.last_at <= timedelta(seconds=max(STALE_AFTER * gate.interval_s, FRESH_S))
+    # Nor from the future: a clock that was set back makes no measurement a new one.
+    return abs(now - state.last_at) <= timedelta(seconds=max(STALE_AFTER * gate.interval_s, FRESH_S))
 
 
 def why_failed(state: GateState, gate: Gate) -> str:

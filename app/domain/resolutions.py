@@ -44,7 +44,7 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A version that holds an alias by a promotion, and what is known of its bytes.
+    """A version that holds an alias by a promotion, or that targets are to serve by one, and what is known of it.
 
     ``policy`` is the one under which it was promoted as that is now, none if it is in force no more. ``verification``
     is none while nobody has looked at the bytes. ``description`` is what ``MLmodel`` says (``app/domain/mlmodel.py``);
@@ -70,7 +70,7 @@ class Known:
     """What the ledger knows of a reference.
 
     ``moving`` are the aliases of the model that are being moved; ``held`` has one for each alias that the version holds
-    by a promotion, the last promotion first.
+    by a promotion, the last promotion first; and then those by which targets are to serve it.
     """
 
     moving: frozenset[str] = frozenset()

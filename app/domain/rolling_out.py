@@ -132,21 +132,27 @@ def alias_moves_of(promotion: Promotion) -> AliasMoves:
 def planned(rollout: Rollout, candidate: Bytes, formers: Mapping[str, Bytes | None]) -> tuple[PlannedStep, ...]:
     """The steps spelled out for what the targets serve now.
 
-    Where no target serves anything that could take the rest of the requests, a share has no meaning: the version gets
-    all of them at once, after the steps that give it none. After a last step that is held, what was served before is
-    let go.
+    A target that serves nothing that could take the rest of the requests is given all of them from the first step on:
+    a share has no meaning there, and not every serving system can load what nobody is to ask. Where that is so of all
+    targets, the last step is the only one. After a last step that is held, what was served before is let go.
     """
     has_stable = all(_differs(former, candidate) for former in formers.values())
-    steps, messages = list(rollout.steps), [""] * len(rollout.steps)
+    steps, message = list(rollout.steps), ""
     if not any(_differs(former, candidate) for former in formers.values()):
-        dark = [step for step in steps[:-1] if step.weight == 0 and any(each is None for each in formers.values())]
-        if len(dark) < len(steps) - 1:
-            messages = [""] * len(dark) + ["Nothing else is served that could take a share: it gets all requests."]
-        steps = [*dark, steps[-1]]
-        messages = messages[: len(steps)]
+        if len(steps) > 1:
+            message = "Nothing else is served that could take a share: it gets all requests."
+        steps = steps[-1:]
+    elif not has_stable:
+        alone = ", ".join(sorted(target for target, former in formers.items() if not _differs(former, candidate)))
+        message = f"Nothing else is served on {alone} that could take a share: it gets all requests there."
     found = [
-        _planned(number, step, tuple(gate.name for gate in asked(rollout, step, has_stable=has_stable)), message)
-        for number, (step, message) in enumerate(zip(steps, messages, strict=True))
+        _planned(
+            number,
+            step,
+            tuple(gate.name for gate in asked(rollout, step, has_stable=has_stable)),
+            message if step.weight < EVERYTHING.weight or len(steps) == 1 else "",
+        )
+        for number, step in enumerate(steps)
     ]
     if found[-1].keeps_stable and any(_differs(former, candidate) for former in formers.values()):
         found.append(PlannedStep(len(found), EVERYTHING.weight, message="What was served before is let go."))
@@ -166,8 +172,6 @@ def traffic_of(step: PlannedStep, candidate: Bytes, former: Bytes | None) -> tup
     """The weight of the candidate on a target, and what gets the rest."""
     if former is not None and _differs(former, candidate):
         return step.weight, former if step.keeps_stable else None
-    if former is None and step.weight == 0:
-        return 0, None
     return EVERYTHING.weight, None
 
 
@@ -333,10 +337,22 @@ def held(progress: Progress, gates: Iterable[Gate], *, at: datetime) -> Progress
     return _with_step(after, held_since=at)
 
 
+STEADY = timedelta(minutes=5)
+"""What is as the step says for so long has recovered."""
+
+
 def caught(progress: Progress, *, at: datetime) -> Progress:
-    """A target is not as the step says any more."""
+    """A target is not as the step says any more. What falls ill again and again has one deadline for all of it."""
+    is_again = progress.step_began_at != progress.present.began_at
+    is_restless = is_again and progress.held_since is not None and at - progress.held_since < STEADY
     after = replace(
-        progress, stage=Stage.MOVING, held_since=None, gates=(), step_began_at=at, due_at=None, updated_at=at
+        progress,
+        stage=Stage.MOVING,
+        held_since=None,
+        gates=(),
+        step_began_at=progress.step_began_at if is_restless else at,
+        due_at=None,
+        updated_at=at,
     )
     return _with_step(after, held_since=None)
 

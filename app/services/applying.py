@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 from app.adapters.postgres.aliases import Holder
 from app.adapters.postgres.unit_of_work import UnitOfWork
@@ -264,7 +265,10 @@ class Applying:
             before = await work.promotions.get(promotion.id, for_update=True)
             if before.state is not State.APPLYING:
                 return
-            now = self._clock.now()
+            last, now = await work.history.last(promotion.key), self._clock.now()
+            if last and now <= last.since:
+                # The clock was set back. What was good before is known by when it was applied.
+                now = last.since + timedelta(microseconds=1)
             after = moved(before, State.APPLIED, at=now)
             await work.promotions.save(before, after)
             await work.aliases.put(

@@ -70,6 +70,8 @@ class Calling:
         # What is asked for of a generation never changes, so that whoever pulls it takes it for what was called.
         await work.deployments.keep_call(deployment, call)
         await self._send(work, deployment, call, delivery_id=delivery_id)
+        # What a target is to serve resolves as it was approved, from now on (``postgres/resolutions.py``).
+        work.forget_resolutions(workspace=promotion.workspace, model=promotion.model)
         return deployment
 
     async def call_again(self, work: UnitOfWork, deployment: Deployment) -> bool:

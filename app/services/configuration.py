@@ -84,6 +84,7 @@ class Configuration:
                 )
                 written = await self._policies.write(work, policies, actor=OPERATOR, by=OPERATOR.name)
                 changes += [each.change for each in written]
+            await _check_gates_can_ask(work, sources, parsed)
             endpoints = [item for item in parsed if isinstance(item, Endpoint)]
             changes += await self._put_endpoints(work, endpoints)
             grants = [item for item in parsed if isinstance(item, Grant)]
@@ -144,6 +145,25 @@ class Configuration:
         work.record(Entry(now, OPERATOR, "target.changed", target.name, {"url": shown(target.url)}))
         before = target_document(present) if present else None
         return Change("Target", target.name, "changed" if present else "created", before, target_document(target))
+
+
+async def _check_gates_can_ask(work: UnitOfWork, sources: Sequence[Source], parsed: Sequence[Item]) -> None:
+    """Return if no target is left without `metrics` that gates of policies in force ask; part of `apply`."""
+    mute = {
+        item.name: (source, index)
+        for index, (source, item) in enumerate(zip(sources, parsed, strict=True), start=1)
+        if isinstance(item, Target) and item.metrics is None
+    }
+    if not mute:
+        return
+    await work.policies.lock()
+    _refuse(
+        _located(*mute[name], "metrics", f"the gates of policy {policy.name} ask it; take them or the target out first")
+        for policy in await work.policies.in_force()
+        if policy.rollout.gates
+        for name in policy.targets
+        if name in mute
+    )
 
 
 def _parse_all(sources: Sequence[Source]) -> list[Item]:

@@ -388,12 +388,19 @@ class Promotions:
         async with self._changes.subscribe(topic_of(promotion_id)) as subscription:
             promotion = await self.get(principal, promotion_id)
             seen = promotion.revision if seen_revision is None else seen_revision
-            while promotion.revision == seen and not promotion.is_settled:
+            while promotion.revision == seen and not await self._is_over(promotion):
                 left = deadline - time.monotonic()
                 if left <= 0 or not await subscription.wait(left):
                     break
                 promotion = await self.get(principal, promotion_id)
         return promotion
+
+    async def _is_over(self, promotion: Promotion) -> bool:
+        """Whether it is settled, and its targets are not on their way back any more."""
+        if not promotion.is_settled or not promotion.policy.targets:
+            return promotion.is_settled
+        async with self._unit_of_work() as work:
+            return not await work.rollouts.is_open(promotion.id)
 
     async def follow(self, promotion: Promotion, *, until: Callable[[Promotion], bool], timeout_s: float) -> Promotion:
         """The promotion as soon as it is as somebody wants it, or after the time. Asked by who may know of it."""

@@ -21,6 +21,7 @@ from app.services.recording import UnitOfWorkFactory
 _log = structlog.stdlib.get_logger(__name__)
 
 TARGETS_ANSWER_IN_S = 10.0
+"""More than the five seconds that the contract gives a deployer: the rest is for the way there and back."""
 MOST_TARGETS = 10_000
 READ_AGAIN_S = 1.0
 """How old what is known of receivers may be: so long a call may still go to the address of before."""

@@ -269,6 +269,9 @@ class Reconciling:
             holding = await work.promotions.get(drift.holding)
         if holding.state is State.ROLLING_OUT:
             raise NotFound(f"Promotion {holding.id} is still being rolled out; the alias is restored afterwards.")
+        if holding.state is State.FAILED and holding.policy.targets:
+            # To restore is to deploy as well, all at once: what its targets did not take, or its gates refused.
+            raise NotFound(f"Promotion {holding.id} failed: a person has to decide what {holding.alias} shall be.")
         promotion = await self._promotions.restore(holding, policy, reason=f"drift {drift.id}: {drift.message}")
         return replace(drift, restoring=promotion.id)
 

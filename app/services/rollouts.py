@@ -10,9 +10,11 @@ from app.adapters.postgres.unit_of_work import UnitOfWork
 from app.domain.access import Permission, Principal, may, require
 from app.domain.deployments import Deployment
 from app.domain.errors import CountersignError, SelfApproval
+from app.domain.policies import check_may_decide
 from app.domain.promotions import Promotion, no_promotion
 from app.domain.rolling_out import Order, Progress, check_takes, no_rollout
 from app.domain.verdicts import ALLOW, Deny, Verdict
+from app.services.cases import Cases
 from app.services.promotions import check_revision
 from app.services.recording import UnitOfWorkFactory, actor_of
 from app.services.resources import model_for
@@ -24,7 +26,8 @@ ORDERED_WITH = {
     Order.RESUME: Permission.PROMOTIONS_DECIDE,
     Order.ALL_AT_ONCE: Permission.PROMOTIONS_DECIDE,
 }
-"""Who may undo may also stop. To have a version go on without its proofs is to approve it once more."""
+"""Who may undo may also stop. To have a version go on without its proofs is to approve it once more: so only who could
+have approved it, and without approvals never who asked for it where that would skip gates."""
 
 MEASUREMENTS = 100
 """That are shown, the newest."""
@@ -43,9 +46,10 @@ class Followed:
 
 
 class Rollouts:
-    def __init__(self, unit_of_work: UnitOfWorkFactory, rolling_out: RollingOut) -> None:
+    def __init__(self, unit_of_work: UnitOfWorkFactory, rolling_out: RollingOut, cases: Cases) -> None:
         self._unit_of_work = unit_of_work
         self._rolling_out = rolling_out
+        self._cases = cases
 
     async def get(self, principal: Principal, promotion_id: str) -> Followed:
         """Raises ``NotFound``: there is no promotion that the principal may know of, or it has no rollout."""
@@ -82,12 +86,13 @@ class Rollouts:
 
         Raises:
             NotFound: as ``get``. PreconditionFailed: it is not what the principal looked at.
-            Forbidden, InsufficientScope, SelfApproval: the principal may not; who asked for it does not have it go on.
+            Forbidden, InsufficientScope: the principal may not.
+            SelfApproval, NotAnApprover: they could not have approved it, and so do not have it go on.
             IllegalMove: it is not where that can be done; tells where it is.
         """
         async with self._unit_of_work() as work:
             promotion = await _readable(work, principal, promotion_id, for_update=True)
-            await _check_may(work, principal, promotion, order)
+            await self._check_may(work, principal, promotion, order)
             check_revision(promotion, seen_revision)
             after, _ = await self._rolling_out.obey(work, promotion, order, by=actor_of(principal), reason=reason)
             await work.commit()
@@ -99,13 +104,24 @@ class Rollouts:
         async with self._unit_of_work() as work:
             for order in Order:
                 try:
-                    await _check_may(work, principal, followed.promotion, order)
+                    await self._check_may(work, principal, followed.promotion, order)
                     check_takes(order, followed.promotion, followed.progress)
                 except CountersignError as error:
                     found[order] = Deny(error.message)
                 else:
                     found[order] = ALLOW
         return found
+
+    async def _check_may(self, work: UnitOfWork, principal: Principal, promotion: Promotion, order: Order) -> None:
+        resource = await model_for(work, principal, promotion.model, promotion.alias, workspace=promotion.workspace)
+        if order in _APPROVES and promotion.requested_by == principal.id and _needs_another(promotion, order):
+            raise SelfApproval(
+                f"You asked for promotion {promotion.id}; somebody else has its rollout go on.", promotion=promotion.id
+            )
+        require(principal, ORDERED_WITH[order], resource)
+        if order in _APPROVES and promotion.rules:
+            barred = await self._cases.barred(work, promotion, [principal.identity])
+            check_may_decide(promotion.rules, principal, roles=principal.access.roles_on(resource), barred=barred)
 
     @staticmethod
     async def _followed(work: UnitOfWork, principal: Principal, promotion: Promotion) -> Followed:
@@ -120,14 +136,9 @@ class Rollouts:
         return Followed(promotion, progress, deployments, measurements)
 
 
-async def _check_may(work: UnitOfWork, principal: Principal, promotion: Promotion, order: Order) -> None:
-    resource = await model_for(work, principal, promotion.model, promotion.alias, workspace=promotion.workspace)
-    is_own = promotion.requested_by == principal.id
-    if order in _APPROVES and is_own and promotion.policy.approvals:
-        raise SelfApproval(
-            f"You asked for promotion {promotion.id}; somebody else has its rollout go on.", promotion=promotion.id
-        )
-    require(principal, ORDERED_WITH[order], resource)
+def _needs_another(promotion: Promotion, order: Order) -> bool:
+    skips_gates = order is Order.ALL_AT_ONCE and bool(promotion.policy.rollout.gates)
+    return skips_gates or bool(promotion.policy.approvals)
 
 
 async def _readable(

@@ -16,7 +16,7 @@ UNTOUCHED = timedelta(seconds=10)
 DEAD_ARE_KEPT = 3
 """Times as long as those that arrived."""
 REMOVED_AT_ONCE = 1000
-"""Deliveries in one transaction."""
+"""Deliveries, or measurements, in one transaction."""
 
 
 class Sweeping:
@@ -50,7 +50,8 @@ class Sweeping:
 
     async def remove_expired(self) -> None:
         """Remove sessions, tokens, logins and what was begun to get them, a while after their end; the files of
-        promotions that are settled, of which the digest stays; and the log of what was sent long ago.
+        promotions that are settled, of which the digest stays; the log of what was sent long ago; and what gates
+        measured as long ago.
         """
         now = self._clock.now()
         async with self._unit_of_work() as work:
@@ -60,6 +61,7 @@ class Sweeping:
             await work.measurements.forget_settled()
             await work.commit()
         await self._remove_deliveries()
+        await self._remove_measurements()
 
     async def undelivered(self) -> tuple[int, float]:
         """How many messages wait to be sent, and for how many seconds the oldest does."""
@@ -82,6 +84,13 @@ class Sweeping:
                 removed = await work.deliveries.remove_settled(
                     before=before, dead_before=dead_before, limit=REMOVED_AT_ONCE
                 )
+                await work.commit()
+
+    async def _remove_measurements(self) -> None:
+        before, removed = self._clock.now() - self._deliveries_kept, REMOVED_AT_ONCE
+        while removed >= REMOVED_AT_ONCE:
+            async with self._unit_of_work() as work:
+                removed = await work.gate_measurements.remove(before=before, limit=REMOVED_AT_ONCE)
                 await work.commit()
 
     async def _end_late_rollouts(self) -> None:

@@ -80,6 +80,8 @@ DEPLOYMENTS = [
     CREATE INDEX deployments_unsettled ON deployments (requested_at)
         WHERE phase IN ('Accepted', 'Progressing', 'Requested')
     """,
+    # Asked whenever a version is resolved.
+    "CREATE INDEX deployments_by_model ON deployments (model, workspace)",
     """
     INSERT INTO deployment_generations
     SELECT id, generation, action, version, uri, digest, weight, stable, promotion_id, phase, reason, message,
@@ -141,6 +143,7 @@ ROLLOUTS = [
         PRIMARY KEY (promotion_id, step, target, gate, at)
     )
     """,
+    "CREATE INDEX gate_measurements_by_time ON gate_measurements (at)",
 ]
 
 

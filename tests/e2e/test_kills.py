@@ -225,7 +225,13 @@ def target_and_policy(deployer: Deployer, folder: Path) -> Path:
         "companions": {"previous": "previous", "promoted": {"stage": "live"}, "archived": {"stage": "archived"}},
     }
     file = folder / "countersign.yaml"
-    file.write_text(yaml.safe_dump_all([target, policy, together]))
+    by_steps = {
+        **policy,
+        "name": "by steps",
+        "models": "by-steps-*",
+        "rollout": {"strategy": "canary", "steps": [{"weight": 10, "hold": "manual"}]},
+    }
+    file.write_text(yaml.safe_dump_all([target, policy, together, by_steps]))
     return file
 
 
@@ -411,6 +417,51 @@ def test_a_deployer_that_refuses_for_good_is_not_asked_again(site: Site, status:
     target = site.countersign.call("administrator", "GET", "/targets/lab").json()
     assert target["state"] == ("disabled" if status == 410 else "active")
     assert site.countersign.call("administrator", "POST", "/targets/lab/enable").json()["state"] == "active"
+
+
+def test_a_canary_goes_on_and_goes_back_though_gateway_and_worker_are_killed_in_every_step(site: Site) -> None:
+    model = f"by-steps-{uuid.uuid4().hex[:12]}"
+    site.mlflow.register(model, versions=2)
+
+    def called(number: int) -> dict[str, Any]:
+        """The call of a generation, which came once."""
+        until(lambda: len(site.deployer.received(model)) == number, f"generation {number} being called for")
+        event = site.deployer.received(model)[-1][1]
+        assert event["data"]["generation"] == number
+        return event
+
+    def kill_and_start() -> None:
+        site.kill_workers()
+        site.kill_gateway()
+        site.make_ready()
+
+    first = site.approved(model)
+    site.deployer.report(called(1), "Ready")
+    site.countersign.follow(first["id"], "live")
+    second = site.countersign.ask(model, "2")
+    site.countersign.approve(second["id"])
+    canary = called(2)
+    assert canary["data"]["traffic"]["weight"] == 10
+    site.deployer.report(canary, "Ready")
+    kill_and_start()  # while the step is held
+    resumed = site.countersign.call("approver", "POST", f"/promotions/{second['id']}/rollout/resume")
+    assert resumed.status_code == 200, resumed.text
+    everything = called(3)
+    assert everything["data"]["model"]["version"] == "2"
+    hold = site.registry.hold(*SET_ALIAS, when="before")
+    site.deployer.report(everything, "Failed", reason="ModelLoadFailed", message="no module named spam")
+    hold.wait_until_held()
+    kill_and_start()  # the requests went back, the alias did not yet
+    hold.drop()
+    back = called(4)
+    assert (back["data"]["model"]["version"], back["data"]["action"]) == ("1", "apply")
+    site.deployer.report(back, "Ready")
+    ended = site.countersign.follow(second["id"], "rolled_back")
+    assert "no module named spam" in ended["state_reason"]
+    assert site.mlflow.holder(model) == "1"
+    story = [each for each in site.countersign.audit(second["id"]) if each.startswith("rollout.")]
+    assert story == ["rollout.step_began", "rollout.resumed", "rollout.step_began", "rollout.went_back"]
+    site.check_audit()
 
 
 def test_of_two_workers_the_other_goes_on_and_takes_over_when_one_is_killed(site: Site) -> None:

@@ -240,6 +240,7 @@ def test_every_attempt_is_kept_and_a_refusal_for_good_sends_everything_back(
     deployer.answers = [503, 500, 422]
     promotion = running.ask(model, "1")
     running.approve(promotion["id"])
+
     def stage() -> str:
         rollout = running.call("viewer", "GET", f"/promotions/{promotion['id']}").json()["rollout"]
         return str(rollout and rollout["stage"])

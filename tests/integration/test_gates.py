@@ -37,10 +37,10 @@ from app.services.gating import Gating
 from tests.configuring import configuration_of
 from tests.conftest import database_of
 from tests.governing import Court, open_court
-from tests.integration.test_rollouts import Fleet
 from tests.issuer import Issuer
 from tests.platform import MlflowServer, free_port
 from tests.prometheus import Scraping, running_prometheus
+from tests.rolling_out import Fleet
 
 LOOPBACK = ("127.0.0.0/8",)
 TOKEN = "a-token.of/prometheus~1=="
@@ -427,6 +427,19 @@ async def test_a_prometheus_that_is_away_holds_a_rollout_and_ends_none(
     assert (await fleet.calls())["ray"] == ("apply", "2", 50, "1")
 
 
+async def test_what_was_measured_is_kept_as_long_as_the_log_of_deliveries(court: Court, fleet: Gated) -> None:
+    second = await fleet.held()
+    await fleet.later(second, 0.5)
+    kept = await fleet.measured(second)
+    assert kept
+    court.clock.ahead += timedelta(days=29)
+    await court.worker.sweeping.remove_expired()
+    assert await fleet.measured(second) == kept
+    court.clock.ahead += timedelta(days=2)
+    await court.worker.sweeping.remove_expired()
+    assert await fleet.measured(second) == []
+
+
 async def test_two_workers_count_a_gate_once(court: Court, fleet: Gated) -> None:
     second = await fleet.held()
     court.clock.ahead += timedelta(seconds=31)
@@ -527,5 +540,9 @@ async def test_a_target_and_the_policy_whose_gates_ask_it_are_applied_together_a
     assert [change.action for change in first] == ["created", "created"]
     again = await configuration.apply([policy, target])
     assert [change.changes for change in again] == [False, False]
+    mute = {key: value for key, value in target.items() if key != "metrics"}
+    with pytest.raises(InvalidInput, match="the gates of policy kserve ask it") as refused:
+        await configuration.apply([mute])
+    assert [where for where, _ in refused.value.problems] == ["document 1 (kserve), metrics"]
     answer = TargetAnswer.of(await court.gateway.services.endpoints.target("kserve"))
     assert (answer.document["metrics"], answer.document["options"]) == (metrics, target["options"])

@@ -291,6 +291,8 @@ def test_deployments_are_those_of_models_that_one_may_read_and_deployers_report_
     somebody.is_given("deployer", model=two.seen)
     assert report(seen).json() == {"result": "taken", "phase": "Accepted"}
     assert report(hidden).status_code == 404
+    theirs = "SELECT id FROM deployments WHERE target = 'limited'"
+    database.execute(f"DELETE FROM deployment_generations WHERE deployment_id IN ({theirs})")
     database.execute("DELETE FROM deployments WHERE target = 'limited'")
     database.execute("DELETE FROM targets WHERE name = 'limited'")
 

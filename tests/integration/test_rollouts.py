@@ -6,20 +6,22 @@ The targets are scripted: a test says what each reports, and when. Nothing is se
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from app.domain.deployments import Action, Deployment, Report, Target
+from app.adapters.assertions import GatewayAssertion
+from app.adapters.mlflow_registry import MlflowRegistry
+from app.domain.deployments import Action, Report, Target
 from app.domain.errors import (
     Conflict,
     Forbidden,
     IllegalMove,
+    NotAnApprover,
     NotFound,
     PreconditionFailed,
     SelfApproval,
@@ -27,121 +29,20 @@ from app.domain.errors import (
 )
 from app.domain.events import EventType
 from app.domain.phases import Phase, Reason
-from app.domain.promotions import AliasKey, Filter, Kind, Promotion, State
-from app.domain.rolling_out import Order, Outcome, Progress, Stage
+from app.domain.promotions import Kind, Promotion, State
+from app.domain.rolling_out import Order, Outcome, Stage
 from app.main import describe
+from app.services.reconciling import Reconciling
 from tests.conftest import database_of
 from tests.door import MovableClock
 from tests.failing import KilledError, failing
 from tests.governing import Court, open_court
 from tests.issuer import Issuer
 from tests.platform import MlflowServer
+from tests.rolling_out import CANARY, DARK, Fleet
 
-CANARY = {"strategy": "canary", "steps": [{"weight": 10, "hold": "5m"}, {"weight": 50, "hold": "5m"}]}
-DARK = {"strategy": "dark", "steps": [{"weight": 0, "hold": "1m"}]}
+APPROVING = (Order.RESUME, Order.ALL_AT_ONCE)
 BOTH = pytest.mark.parametrize("moves", ["before", "after_ready"])
-
-
-@dataclass
-class Fleet:
-    """A model, its policy, and targets that report what a test says."""
-
-    court: Court
-    model: str
-    targets: tuple[str, ...]
-    _sequence: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-
-    async def policy(self, **document: Any) -> None:
-        document = {"autoApprove": True, "approvals": [], "targets": list(self.targets), **document}
-        await self.court.policy(models=self.model, **document)
-
-    async def begin(self, version: str, **asked: Any) -> Promotion:
-        """A promotion whose targets were called."""
-        return await self.work(await self.court.ask(self.model, version, **asked))
-
-    async def work(self, promotion: Promotion) -> Promotion:
-        """Have a worker do everything that is to be done now, for it and for what came of it."""
-        before: list[Promotion] = []
-        while (present := await self.all()) != before:
-            before = present
-            for each in present:
-                if each.state in {State.APPROVED, State.APPLYING}:
-                    await self.court.worker.advancing.advance(each.id)
-                else:
-                    await self.court.worker.going_back.advance(each.id)
-        return await self.court.get(promotion)
-
-    async def all(self) -> list[Promotion]:
-        """Those of which something may be left to do."""
-        states = (State.APPROVED, State.APPLYING, State.ROLLING_OUT, State.SUPERSEDED, State.STALE, State.FAILED)
-        async with self.court.database.unit_of_work() as work:
-            return [*await work.promotions.page(Filter(model=self.model, states=states))]
-
-    async def deployments(self) -> dict[str, Deployment]:
-        async with self.court.database.unit_of_work() as work:
-            return {each.target: each for each in await work.deployments.find(model=self.model)}
-
-    async def calls(self) -> dict[str, tuple[str, str, int, str | None]]:
-        """What each target was called with last: action, version, weight, and what gets the rest."""
-        return {
-            name: (each.action.value, each.version, each.weight, each.stable.version if each.stable else None)
-            for name, each in (await self.deployments()).items()
-        }
-
-    async def report(
-        self, phase: Phase = Phase.READY, *among: str, reason: Reason = Reason.NONE, message: str = ""
-    ) -> None:
-        """Targets (all, or of those ``among``) say how the generation is that they were called with last."""
-        for name, each in (await self.deployments()).items():
-            if not among or name in among:
-                said = Report(each.generation, each.generation, next(self._sequence), phase, reason, message)
-                await self.court.gateway.services.deployments.report(each.id, said)
-
-    async def fail(self, *among: str) -> None:
-        await self.report(Phase.FAILED, *among, reason=Reason.MODEL_LOAD_FAILED, message="no module named spam")
-
-    async def ready(self, promotion: Promotion) -> Promotion:
-        await self.report()
-        return await self.work(promotion)
-
-    async def later(self, promotion: Promotion, minutes: float = 5) -> Promotion:
-        """The same after so long."""
-        self.court.clock.ahead += timedelta(minutes=minutes, seconds=1)
-        return await self.work(promotion)
-
-    async def live(self, version: str, **asked: Any) -> Promotion:
-        """A promotion that went all the way."""
-        promotion = await self.begin(version, **asked)
-        for _ in range(8):
-            if promotion.state is State.LIVE:
-                return promotion
-            await self.report()
-            promotion = await self.later(promotion)
-        raise AssertionError((promotion.state, promotion.state_reason))
-
-    async def progress(self, promotion: Promotion) -> Progress:
-        async with self.court.database.unit_of_work() as work:
-            return await work.rollouts.get(promotion.id)
-
-    async def order(self, promotion: Promotion, order: Order, **how: Any) -> Promotion:
-        by = how.pop("by", self.court.bob)
-        followed = await self.court.gateway.services.rollouts.order(by, promotion.id, order, **how)
-        return followed.promotion
-
-    async def told(self, promotion: Promotion) -> list[str]:
-        return [str(each["type"]) for each in await self.court.events(promotion)]
-
-    def holder(self) -> str | None:
-        return self.court.mlflow.holder(self.model)
-
-    async def check_record(self, version: str | None) -> None:
-        """MLflow, the ledger and the history say the same of who holds the alias."""
-        key = AliasKey("default", self.model, "production")
-        async with self.court.database.unit_of_work() as work:
-            holder, held = await work.aliases.get(key), await work.history.last(key)
-        assert self.holder() == version
-        assert (holder.version if holder else None) == version
-        assert (held.version if held else None) == version
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +77,29 @@ async def canary(court: Court) -> Fleet:
 # The way there.
 
 
+async def resolved(fleet: Fleet, version: str) -> tuple[str | None, str | None]:
+    """The digest, and the promotion by which it was approved, as a server that loads the version is told."""
+    uri = f"models:/{fleet.model}/{version}"
+    found = await fleet.court.gateway.services.resolver.resolve(fleet.court.bob, uri)
+    return found.digest, found.promotion_id
+
+
+async def test_what_targets_are_called_for_resolves_as_it_was_approved_wherever_the_alias_is(canary: Fleet) -> None:
+    first = (await resolved(canary, "1"))[1]
+    assert await resolved(canary, "2") == (None, None)
+    await canary.policy(rollout=CANARY, aliasMoves="after_ready")
+    second = await canary.begin("2")
+    assert (canary.holder(), await resolved(canary, "2")) == ("1", (second.digest, second.id))
+    await canary.fail("east")
+    await canary.ready(second)
+    assert await resolved(canary, "2") == (None, None)
+    await canary.policy(rollout=CANARY)
+    third = await canary.begin("3")
+    # The replicas of what takes the rest are restarted, too.
+    assert (canary.holder(), (await resolved(canary, "1"))[1]) == ("3", first)
+    assert await resolved(canary, "3") == (third.digest, third.id)
+
+
 @BOTH
 async def test_all_at_once_is_live_when_every_target_is_ready(court: Court, moves: str) -> None:
     fleet = new_fleet(court, "east", "west")
@@ -200,10 +124,7 @@ async def test_a_dark_version_gets_nothing_and_then_everything(court: Court) -> 
     fleet = new_fleet(court)
     await fleet.policy(rollout=DARK)
     first = await fleet.begin("1")
-    assert await fleet.calls() == {"east": ("apply", "1", 0, None)}
-    assert (await fleet.ready(first)).state is State.ROLLING_OUT
-    await fleet.later(first, 1)
-    assert await fleet.calls() == {"east": ("apply", "1", 100, None)}
+    assert await fleet.calls() == {"east": ("apply", "1", 100, None)}  # dark it would be of use to nobody
     assert (await fleet.ready(first)).state is State.LIVE
     second = await fleet.begin("2")
     assert await fleet.calls() == {"east": ("apply", "2", 0, "1")}
@@ -268,7 +189,7 @@ async def test_a_target_that_is_not_well_any_more_has_its_step_held_anew(canary:
 # Back again.
 
 
-@pytest.mark.parametrize(("moves", "step"), [("before", 0), ("after_ready", 1), ("before", 2), ("after_ready", 2)])
+@pytest.mark.parametrize(("moves", "step"), [("before", 0), ("before", 2), ("after_ready", 2)])
 async def test_a_step_that_fails_takes_requests_and_alias_back(canary: Fleet, moves: str, step: int) -> None:
     await canary.policy(rollout=CANARY, aliasMoves=moves)
     second = await canary.begin("2")
@@ -302,6 +223,36 @@ async def test_a_step_that_fails_takes_requests_and_alias_back(canary: Fleet, mo
         assert undone.state_reason == f"{progress.reason}; rolled back by {rollback.id}"
     else:
         assert "production did not move" in (undone.state_reason or "")
+
+
+async def test_a_version_that_falls_ill_while_it_is_held_goes_back_when_its_time_is_over(canary: Fleet) -> None:
+    second = await canary.ready(await canary.begin("2"))
+    assert (await canary.progress(second)).stage is Stage.HOLDING
+    await canary.report(Phase.PROGRESSING, "east", reason=Reason.UNHEALTHY, message="a replica fell over")
+    canary.court.clock.ahead += timedelta(minutes=14)
+    await canary.court.worker.sweeping.sweep()
+    assert (await canary.calls())["east"] == ("apply", "2", 10, "1")
+    canary.court.clock.ahead += timedelta(minutes=2)
+    await canary.court.worker.sweeping.sweep()
+    assert await canary.calls() == dict.fromkeys(canary.targets, ("apply", "1", 100, None))
+    await canary.work(second)
+    ended = await canary.ready(second)
+    assert (ended.state, canary.holder()) == (State.ROLLED_BACK, "1")
+    assert "a replica fell over" in (ended.state_reason or "")
+
+
+async def test_what_was_good_before_is_known_though_the_clock_was_set_back(canary: Fleet) -> None:
+    clock = canary.court.clock
+    clock.ahead -= timedelta(hours=2)
+    try:
+        second = await canary.begin("2")
+        await canary.fail("west")
+        await canary.work(second)
+        undone = await canary.ready(second)
+        assert (undone.state, (await rollback_of(canary, second)).to_version) == (State.ROLLED_BACK, "1")
+    finally:
+        clock.ahead += timedelta(hours=2)
+    await canary.check_record("1")
 
 
 async def rollback_of(fleet: Fleet, promotion: Promotion) -> Promotion:
@@ -338,7 +289,7 @@ async def test_an_alias_that_no_promotion_put_there_goes_back_to_where_it_was(co
 
 
 async def test_a_rollback_that_cannot_happen_leaves_the_requests_back_and_says_where_the_alias_is(
-    canary: Fleet,
+    canary: Fleet, desk: Desk
 ) -> None:
     second = await canary.begin("2")
     canary.court.mlflow.call("DELETE", "model-versions/delete", {"name": canary.model, "version": "1"})
@@ -349,9 +300,26 @@ async def test_a_rollback_that_cannot_happen_leaves_the_requests_back_and_says_w
     for part in ("could not be loaded", "were sent back", "production is still held by version 2", "no version 1"):
         assert part in failed.state_reason.replace("There is no", "no")
     assert await canary.calls() == dict.fromkeys(canary.targets, ("apply", "1", 100, None))
+    shown = (await desk.call("vera", "GET", f"/control/v1/promotions/{second.id}?wait=0.01")).json()
+    assert (shown["state"], shown["settled"]) == ("failed", False)  # its targets are on their way back
     await canary.ready(second)
+    shown = (await desk.call("vera", "GET", f"/control/v1/promotions/{second.id}?wait=60")).json()
+    assert (shown["state"], shown["settled"]) == ("failed", True)
     assert (await canary.progress(second)).stage is Stage.UNDONE
     assert EventType.FAILED in await canary.told(second)
+    # What failed is not deployed again, all at once, because somebody moves the alias away from it.
+    court, calls = canary.court, await canary.calls()
+    await canary.policy(drift="restore")
+    court.mlflow.call("POST", "registered-models/alias", {"name": canary.model, "alias": "production", "version": "3"})
+    court.clock.ahead += timedelta(minutes=1)
+    registry = MlflowRegistry([court.mlflow.url], GatewayAssertion(None, court.clock))
+    await Reconciling(court.database.unit_of_work, registry, court.clock, court.promotions, pause_s=0).reconcile()
+    await registry.close()
+    async with court.database.unit_of_work() as work:
+        drift = await work.drifts.find_open(second.key)
+    assert drift
+    assert (drift.restoring, "a person has to decide" in (drift.obstacle or "")) == (None, True)
+    assert await canary.calls() == calls
 
 
 async def test_a_rollback_that_mlflow_refuses_on_the_way_is_said_of_what_it_was_to_undo(canary: Fleet) -> None:
@@ -631,7 +599,7 @@ async def test_what_people_may_not_say_is_refused(canary: Fleet) -> None:
             await canary.order(second, order, by=court.person("stan"))
         with pytest.raises(PreconditionFailed):
             await canary.order(second, order, seen_revision=1)
-    for order in (Order.RESUME, Order.ALL_AT_ONCE):
+    for order in APPROVING:
         with pytest.raises(Forbidden):
             await canary.order(second, order, by=responder)
         with pytest.raises(SelfApproval):
@@ -645,6 +613,33 @@ async def test_what_people_may_not_say_is_refused(canary: Fleet) -> None:
     for order in Order:
         with pytest.raises(IllegalMove, match="is going back"):
             await canary.order(second, order)
+
+
+async def test_gates_are_skipped_by_nobody_who_could_not_have_approved_it(canary: Fleet) -> None:
+    gates = [{"name": "errors", "query": "vector(1)", "pass": "< 1"}]
+    court, rollout = canary.court, {**CANARY, "gates": gates, "onFailure": "pause"}
+    await canary.policy(rollout=rollout)
+    approver = court.person("ada", "scientists", "approvers")
+    second = await canary.begin("2")
+    with pytest.raises(SelfApproval):  # nobody needed to approve, and the gates are all that there is
+        await canary.order(second, Order.ALL_AT_ONCE, by=approver)
+    await canary.order(second, Order.GO_BACK)
+    await canary.ready(second)
+    named = [{"name": "the second line", "groups": ["risk"]}]
+    await canary.policy(autoApprove=False, approvals=named, rollout=rollout)
+    third = await canary.court.ask(canary.model, "3")
+    await court.approve(third, by=court.cem)
+    third = await canary.work(third)
+    assert third.state is State.ROLLING_OUT
+    for order in APPROVING:
+        for who in (court.bob, court.person("root", "administrators")):
+            with pytest.raises((NotAnApprover, Forbidden)):
+                await canary.order(third, order, by=who)
+    followed = await court.gateway.services.rollouts.get(court.bob, third.id)
+    may = await court.gateway.services.rollouts.may_order(court.bob, followed)
+    assert [order for order in APPROVING if may[order]] == []
+    await canary.order(third, Order.ALL_AT_ONCE, by=court.cem)
+    assert await canary.calls() == dict.fromkeys(canary.targets, ("apply", "3", 100, None))
 
 
 async def test_a_promotion_without_targets_has_no_rollout(court: Court) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import delete, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -45,6 +45,13 @@ class GateMeasurements:
         ]
         if rows:
             await self._connection.execute(insert(gate_measurements).on_conflict_do_nothing(), rows)
+
+    async def remove(self, *, before: datetime, limit: int) -> int:
+        """Remove what was measured before a time; returns how many."""
+        key = gate_measurements.primary_key.columns
+        old = select(*key).where(gate_measurements.c.at < before).order_by(gate_measurements.c.at).limit(limit)
+        result = await self._connection.execute(delete(gate_measurements).where(tuple_(*key).in_(old)))
+        return result.rowcount
 
     async def of(self, promotion_id: str, *, limit: int) -> Sequence[Measured]:
         """The newest first."""

@@ -98,11 +98,26 @@ _KNOWN = """
         AND verifications.model_created_at = held.model_created_at
         AND verifications.version = held.to_version
         AND verifications.version_created_at = held.version_created_at
-    ORDER BY held.applied_at DESC
+    ORDER BY held.applied_at DESC NULLS LAST
 """
 _HELD = """
     SELECT p.* FROM alias_holders h JOIN promotions p ON p.id = h.promotion_id
     WHERE h.workspace = :workspace AND h.model = :model AND {condition}
 """
+_DESIRED = """
+    SELECT p.* FROM (
+        SELECT DISTINCT called.* FROM deployments d, LATERAL (VALUES
+            (d.version, d.uri, d.digest), (d.stable ->> 'version', d.stable ->> 'uri', d.stable ->> 'digest')
+        ) AS called (version, uri, digest)
+        WHERE d.workspace = :workspace AND d.model = :model AND d.action = 'apply' AND called.version = :version
+    ) AS called, LATERAL (
+        SELECT * FROM promotions
+        WHERE workspace = :workspace AND model = :model AND to_version = called.version
+            AND uri = called.uri AND digest = called.digest
+            AND (applied_at IS NOT NULL OR state IN ('applying', 'rolling_out'))
+        ORDER BY created_at DESC LIMIT 1
+    ) AS p
+"""
+"""By which a version was approved that a target is to serve: one whose alias follows, and what was served before."""
 _OF_ALIAS = text(_KNOWN.format(held=_HELD.format(condition="h.alias = :alias")))
-_OF_VERSION = text(_KNOWN.format(held=_HELD.format(condition="p.to_version = :version")))
+_OF_VERSION = text(_KNOWN.format(held=f"{_HELD.format(condition='p.to_version = :version')} UNION ALL {_DESIRED}"))

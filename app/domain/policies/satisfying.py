@@ -197,6 +197,8 @@ def entanglements(policies: Collection[Policy], changed: Collection[str]) -> Map
     for policy in policies:
         if policy.name in changed and (problem := _cycle(policy, policies)):
             found.setdefault(policy.name, []).append(problem)
+        if policy.name in changed:
+            found.setdefault(policy.name, []).extend(_shared_targets(policy, policies))
         if (previous := policy.companions.previous) is None:
             continue
         for other in policies:
@@ -209,7 +211,23 @@ def entanglements(policies: Collection[Policy], changed: Collection[str]) -> Map
             else:
                 reason = f"policy {policy.name} moves {previous} along, which then would have rules of its own"
                 found.setdefault(other.name, []).append(("alias", reason))
-    return found
+    return {name: problems for name, problems in found.items() if problems}
+
+
+def _shared_targets(policy: Policy, policies: Iterable[Policy]) -> Iterator[Problem]:
+    """Targets that would be called for several aliases of one model: each promotion would undo the other's.
+
+    A target serves one version of a model, and a version that one alias may have would come to be what a rollout of the
+    other one goes back to.
+    """
+    for index, target in enumerate(policy.targets):
+        if _WILD.search(policy.alias):
+            yield f"targets[{index}]", "a target serves a model for one alias alone: name the alias without wild cards"
+        for other in policies:
+            if target in other.targets and fold(other.alias) != fold(policy.alias) and _can_meet([policy, other]):
+                reason = f"policy {other.name} has {target} serve the same models for alias {other.alias}"
+                yield f"targets[{index}]", f"{reason}; a target serves a model for one alias alone"
+                break
 
 
 def _needs(policy: Policy) -> dict[str, str]:

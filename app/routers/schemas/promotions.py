@@ -130,7 +130,10 @@ class PromotionAnswer(Answer):
     from_version: str | None = Field(description="The holder when it was asked for.")
     state: State
     state_reason: str | None
-    settled: bool = Field(description="Nothing more happens by itself.")
+    settled: bool = Field(
+        description="Nothing more happens by itself. In lists and answers to decisions by the state alone; of one "
+        "promotion, not before its targets are back that went back."
+    )
     waits_for: str = Field(description="Which approvals are missing, for a person to read.")
     uri: str = Field(description="The physical address of what is promoted.")
     digest: str | None = Field(description="SHA-256 tree digest of the artifact files; none while they are being read.")
@@ -251,6 +254,8 @@ def promotion_detail(
     answer = promotion_answer(promotion, public_url=public_url).model_dump()
     if statuses:
         answer["waits_for"] = waits_for(statuses)
+    if followed and followed.progress.is_open:
+        answer["settled"] = False
     return PromotionDetail(
         **answer,
         rules=rule_answers(statuses),

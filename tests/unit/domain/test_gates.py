@@ -132,6 +132,7 @@ def test_a_pass_of_long_ago_says_nothing_of_the_present() -> None:
         state, now = walk(gate, GOOD)
         assert has_passed(state, gate, now=now + timedelta(seconds=counts_s))
         assert not has_passed(state, gate, now=now + timedelta(seconds=counts_s + 1))
+        assert not has_passed(state, gate, now=now - timedelta(hours=1))  # the clock was set back
 
 
 def test_it_has_not_passed_while_it_fails_or_measures_nothing() -> None:

@@ -36,6 +36,7 @@ from app.domain.rolling_out import (
     planned,
     resumed,
     rollout_of,
+    traffic_of,
     wanted_before,
     wanted_in_step,
     why_target_failed,
@@ -351,12 +352,31 @@ def test_steps_are_spelled_out_for_what_is_served() -> None:
         "nothing": [each.weight for each in planned(rollout, NEW, {"east": None})],
         "the same": [each.weight for each in planned(rollout, NEW, {"east": NEW})],
     }
-    assert shares == {"a former": [0, 10, 50, 100], "nothing": [0, 100], "the same": [100]}
+    assert shares == {"a former": [0, 10, 50, 100], "nothing": [100], "the same": [100]}
+    mixed, alone = (planned(rollout, NEW, formers)[0] for formers in ({"east": OLD, "west": None}, {"west": None}))
+    assert "Nothing else is served on west" in mixed.message
+    assert "Nothing else is served that" in alone.message
+    # Whoever cannot load what nobody may ask is never told to.
+    assert (traffic_of(mixed, NEW, OLD), traffic_of(mixed, NEW, None)) == ((0, OLD), (100, None))
     gated = planned(Rollout(Strategy.CANARY, (Step(100, 60),), gates=(GATE,)), NEW, {"east": OLD})
     assert [(each.weight, each.gates, each.keeps_stable) for each in gated] == [
         (100, ("errors",), True),
         (100, (), False),
     ]
+
+
+def test_what_falls_ill_again_and_again_has_one_deadline_for_all_of_it() -> None:
+    world = World(promotion_of(Rollout(Strategy.CANARY, (Step(10, 600),))), {"east": OLD})
+    began = []
+    for well_s in (60, 60, 60, 400):
+        world.report("east", Phase.READY)
+        world.settle()
+        world.now += timedelta(seconds=well_s)
+        world.report("east", Phase.PROGRESSING, Reason.UNHEALTHY)
+        world.settle()
+        assert world.progress.stage is Stage.MOVING
+        began.append((world.progress.step_began_at - T0).total_seconds())
+    assert began == [60, 60, 60, 580]  # that it was well for long counts
 
 
 @pytest.mark.parametrize("reason", Reason)

@@ -275,6 +275,24 @@ def test_an_alias_that_needs_itself_is_refused() -> None:
     assert "itself" in why
 
 
+def test_a_target_is_called_for_one_alias_of_a_model_alone() -> None:
+    production = policy("production", "*", "production", targets=("ray",))
+    staging = policy("staging", "fraud-*", "staging", targets=("lab", "ray"))
+    [(field, why)] = refused(production, staging, changed="staging")["staging"]
+    assert field == "targets[1]"
+    assert "policy production has ray serve the same models for alias production" in why
+    assert set(refused(production, staging)) == {"production", "staging"}
+    [(field, why)] = refused(policy(alias="prod*", targets=("ray",)))["p"]
+    assert (field, "without wild cards" in why) == ("targets[0]", True)
+    elsewhere = [
+        policy("of other models", "iris", "production", targets=("ray",), workspaces="default"),
+        policy("of another target", "fraud-*", "staging", targets=("lab",)),
+        policy("of another workspace", "iris", "staging", targets=("ray",), workspaces="lab"),
+        policy("of the same alias", "ir*", "PRODUCTION", targets=("ray",), workspaces="default"),
+    ]
+    assert refused(*elsewhere) == {}
+
+
 def test_a_circle_of_ordered_aliases_is_refused_and_named() -> None:
     production = policy("production", "*", "production", "staging")
     staging = policy("staging", "fraud-*", "staging", "production")
