@@ -12,6 +12,7 @@ from mlflow.models import Model
 from mlflow.pyfunc import FLAVOR_NAME, PY_VERSION, PyFuncModel
 from ray import serve
 from ray.serve import Application
+from ray.serve.metrics import Counter
 
 from countersign_ray_serve.serving.artifacts import fetch
 from countersign_ray_serve.serving.failures import DependencyMissing, of_import, refuse_other_python
@@ -29,6 +30,9 @@ class Backend:
     def __init__(self, uri: str, version: str, digest: str, any_python: bool) -> None:
         self._version = version
         self._predictor = Predictor(load(fetch(uri, digest), any_python=any_python))
+        # Ray counts only what raises, and all our answers are returned: without this no gate would see a 500.
+        # Serve adds the label `application`, which tells versions apart.
+        self._answers = Counter("countersign_answers", "Predictions answered, by HTTP status.", ("status",))
 
     async def ready(self) -> str:
         """The version that this replica has loaded."""
@@ -37,6 +41,7 @@ class Backend:
     async def predict(self, body: bytes) -> tuple[int, str, str]:
         """Status, JSON text and version; on a thread, so that health checks are answered meanwhile."""
         status, text = await asyncio.to_thread(self._predictor.predict, body)
+        self._answers.inc(tags={"status": str(status)})
         return status, text, self._version
 
 
