@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from countersign_deployer.contract import Deployment
-from countersign_deployer.masking import tail
 from countersign_deployer.phases import REASONS, Phase, Reason
 from countersign_deployer.reports import begin, report, report_change
 
-from countersign_ray_serve.diagnosis import diagnose, reason_for_delay
+from countersign_ray_serve.diagnosis import diagnose, error_first, reason_for_delay
 from countersign_ray_serve.layout import (
     ROUTER,
     AppStatus,
@@ -208,7 +207,7 @@ def _retries(resource: Resource, app: str, seen: Observation) -> bool:
 
 def _diagnosis(known: AppStatus) -> tuple[Reason, str]:
     if known.status == "UNHEALTHY":
-        return Reason.UNHEALTHY, tail(known.message) or "It started and did not stay well."
+        return Reason.UNHEALTHY, error_first(known.message) or "It started and did not stay well."
     return diagnose(known.message)
 
 
@@ -303,7 +302,7 @@ def _health(resource: Resource, seen: Observation) -> tuple[Reason, str]:
         if known.is_given_up and name != ROUTER:
             return diagnose(known.message)
         if not known.is_running:
-            return Reason.UNHEALTHY, f"{what} is {known.status}. {tail(known.message)}".strip()
+            return Reason.UNHEALTHY, f"{what} is {known.status}. {error_first(known.message)}".strip()
     if resource.ill_since is not None and seen.proven.get(resource.name) != resource.routed:
         return Reason.UNHEALTHY, "It runs, and does not answer as it should."
     return Reason.NONE, resource.message
@@ -319,7 +318,7 @@ def _delay(resource: Resource, seen: Observation, *, past_deadline: bool) -> tup
     if reason is Reason.NONE and past_deadline:
         reason = Reason.PROGRESS_DEADLINE_EXCEEDED
         message = message or "The version was not ready in time."
-    return reason, tail(message)
+    return reason, error_first(message)
 
 
 def _keep_on(
