@@ -42,7 +42,7 @@ def load_documents(text: str, *, file: str) -> list[Source]:
 
 def written(document: Mapping[str, object]) -> str:
     """A document as people write it; ``load_documents`` reads it back."""
-    return yaml.dump(dict(document), Dumper=_Writer, sort_keys=False, allow_unicode=True)
+    return yaml.dump(dict(document), Dumper=_Writer, sort_keys=False, allow_unicode=True, width=_UNBROKEN)
 
 
 class _Strict(yaml.SafeLoader):
@@ -62,11 +62,22 @@ class _Reader(_Strict):
 
 
 class _Writer(yaml.SafeDumper):
-    """Quotes what ``_Reader`` would take for something else, and nothing more."""
+    """Quotes what ``_Reader`` would take for something else, and nothing more. Lines stay lines, as in a query."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002  # PyYAML's own
         return True
 
+    def text(self, data: str) -> yaml.ScalarNode:
+        style = "|" if "\n" in data else None
+        if not _OTHER_LINE_ENDS.isdisjoint(data):
+            style = '"'  # else they are read back as others
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_OTHER_LINE_ENDS = frozenset("\r\x85\u2028\u2029")
+_UNBROKEN = 1_000_000
+"""Characters of a line: more than any that is read has."""
+_Writer.add_representer(str, _Writer.text)
 
 for _kind in (_Reader, _Writer):
     _kind.yaml_implicit_resolvers = {

@@ -77,7 +77,10 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a target was ready with last: of which generation and promotion, and since when it serves this version."""
+    """The version that a target was ready with last, with all requests: since when, by which generation and promotion.
+
+    It stays while another version gets a share, and when the requests go back to it.
+    """
 
     version: str
     generation: int
@@ -163,6 +166,8 @@ class Deployment:
     stable: Bytes | None = None
     serving: tuple[Serving, ...] = ()
     heard_at: datetime | None = None
+    ready_at: datetime | None = None
+    """When its target was first ready with the present generation."""
     served: Served | None = None
     looked_at: datetime | None = None
     obstacle: str | None = None
@@ -190,13 +195,43 @@ class Deployment:
 
     @property
     def was_ready(self) -> bool:
-        """Whether its target was ready with this generation at some time."""
-        return self.served is not None and self.served.generation == self.generation
+        """Whether its target was ready with this generation at some time, and so served something."""
+        return self.action is Action.APPLY and self.ready_at is not None
 
     @property
     def is_gone(self) -> bool:
         """Whether it was to be taken away, and is."""
         return self.action is Action.REMOVE and self.is_ready
+
+    @property
+    def shares(self) -> tuple[Serving, ...]:
+        """What gets requests, as far as the target tells, and how much of them, the most first.
+
+        A target that does not say is believed that it serves what it is ready with, or was with all requests.
+        """
+        told = self.serving
+        if not told and self.is_ready and self.action is Action.APPLY:
+            rest = (Serving(self.stable.version, 100 - self.weight, is_ready=True),) if self.stable else ()
+            told = (Serving(self.version, self.weight, is_ready=True), *rest)
+        elif not told and self.served:
+            told = (Serving(self.served.version, 100, is_ready=True),)
+        return tuple(sorted((each for each in told if each.weight), key=lambda each: -each.weight))
+
+    @property
+    def serves_alone(self) -> bool:
+        """Whether what served with all requests last gets them all now."""
+        now = [(each.version, each.weight) for each in self.shares]
+        return self.served is not None and now == [(self.served.version, _ALL)]
+
+    @property
+    def shares_as_desired(self) -> bool:
+        """Whether the requests are shared as they are to be."""
+        wanted = {self.version: self.weight} if self.action is Action.APPLY else {}
+        if wanted and self.stable:
+            wanted[self.stable.version] = _ALL - self.weight
+        return {each.version: each.weight for each in self.shares} == {
+            version: weight for version, weight in wanted.items() if weight
+        }
 
     @property
     def health(self) -> Health:
@@ -223,6 +258,7 @@ HEALTH: Mapping[Phase, Health] = {
 }
 """What a report means once the target was ready: a promotion that is settled is not undone by it, and this is shown."""
 _ENDS = frozenset({Phase.READY, Phase.FAILED, Phase.ERRORED})
+_ALL = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,10 +321,9 @@ def _after(deployment: Deployment, report: Report, *, at: datetime) -> Deploymen
         phase = Phase.PROGRESSING
     if phase is Phase.READY and deployment.action is Action.REMOVE:
         served = None
-    elif phase is Phase.READY:
-        is_same = served is not None and served.version == deployment.version
-        since = served.since if served is not None and is_same else at
-        served = Served(deployment.version, deployment.generation, deployment.promotion_id, since)
+    elif phase is Phase.READY and deployment.weight == _ALL and (not served or served.version != deployment.version):
+        served = Served(deployment.version, deployment.generation, deployment.promotion_id, at)
+    is_first = phase is Phase.READY and deployment.ready_at is None
     return replace(
         deployment,
         phase=phase,
@@ -298,6 +333,7 @@ def _after(deployment: Deployment, report: Report, *, at: datetime) -> Deploymen
         observed_generation=report.observed_generation,
         sequence=report.sequence,
         heard_at=at,
+        ready_at=at if is_first else deployment.ready_at,
         served=served,
         obstacle=None,
         updated_at=at,

@@ -154,6 +154,7 @@ def meaning_of(status: int | None, content_type: str) -> Meaning:
 
 _OK, _NOT_FOUND = 200, 404
 _NO_SUCH_QUESTION = frozenset({_NOT_FOUND, 405, 501})
+_ALL = 100
 
 
 def judged(deployment: Deployment, standing: Standing) -> Deployment:
@@ -171,6 +172,14 @@ def drift_message(deployment: Deployment) -> str:
 
 def _share(each: Serving) -> str:
     return f"version {each.version} ({each.weight} %{'' if each.is_ready else ', not ready'})"
+
+
+def shares_in_words(deployment: Deployment) -> str:
+    """What gets requests at a target now; empty if that is not known, or nothing does."""
+    shares = deployment.shares
+    if len(shares) == 1 and shares[0].weight == _ALL:
+        return f"version {shares[0].version}{'' if shares[0].is_ready else ' (not ready)'}"
+    return served_in_words(shares) if shares else ""
 
 
 def served_in_words(serving: Collection[Serving]) -> str:

@@ -35,8 +35,10 @@ DEPLOYMENTS = [
         -- What the target said last that it serves, and when it was heard of last.
         ADD COLUMN serving jsonb NOT NULL DEFAULT '[]',
         ADD COLUMN heard_at timestamptz,
-        -- What it was last ready with: version, generation, promotion, and since when it serves that version.
+        -- What it last served alone: version, generation, promotion, and since when.
         ADD COLUMN served jsonb,
+        -- When it was first ready with its present generation.
+        ADD COLUMN ready_at timestamptz,
         -- When the target was asked last, and why that told nothing.
         ADD COLUMN looked_at timestamptz,
         ADD COLUMN obstacle text,
@@ -45,6 +47,7 @@ DEPLOYMENTS = [
         -- The `data` of the call of the present generation, as it was made: who pulls what is desired gets the same.
         ADD COLUMN call jsonb
     """,
+    "UPDATE deployments SET ready_at = updated_at WHERE phase = 'Ready'",
     """
     UPDATE deployments SET served = jsonb_build_object(
         'version', version, 'generation', generation, 'promotion_id', promotion_id, 'since', to_json(updated_at))

@@ -107,6 +107,48 @@ def test_what_runs_where_is_listed_and_drift_ends_with_a_status(
     assert command("deployments", "list", "--drift") == 0
 
 
+CANARY: dict[str, object] = {"version": "8", "weight": 10, "stable": {"version": "7"}}
+
+
+def shares(*told: tuple[str, int]) -> list[dict[str, object]]:
+    return [{"version": version, "weight": weight, "ready": weight != 15} for version, weight in told]
+
+
+@pytest.mark.parametrize(
+    ("said", "shown", "changed"),
+    [
+        ("7", "version 7 since 2026-10-01T06:00:00Z, by prm_1", {}),
+        ("7 (90 %), 8 (10 %)", "7 (90 %), 8 (10 %)", {"serving": shares(("8", 10), ("7", 90))}),
+        ("7 (85 %), 8 (15 %, not ready)", "served alone  version 7, from", {"serving": shares(("7", 85), ("8", 15))}),
+        ("7", "version 7 since", {"serving": shares(("8", 0), ("7", 100))}),
+        (
+            "7 (90 %), 8 (10 %)",
+            "served alone",
+            {"serving": [], "version": "8", "weight": 10, "stable": {"version": "7"}},
+        ),
+        ("7", "version 7 since", {"serving": [], "version": "8", "phase": "Requested"}),
+        ("", "nothing yet", {"serving": [], "served": None, "phase": "Requested"}),
+    ],
+)
+def test_what_is_served_is_what_gets_requests(
+    command: Command,
+    desk: Standin,
+    capsys: pytest.CaptureFixture[str],
+    said: str,
+    shown: str,
+    changed: dict[str, object],
+) -> None:
+    found = deployment(**changed)
+    assert deployments._shares_in_words(found) == said  # the table would be cut to the terminal's width
+    answers(desk, "/deployments", {"items": [found], "next_cursor": None})
+    assert command("deployments", "list") == 0
+    is_alone = said == "7"
+    assert ("2026-10-01T06:00:00Z" in capsys.readouterr().out) == is_alone
+    answers(desk, "/deployments/dep_1", found)
+    assert command("deployments", "show", "dep_1") == 0
+    assert shown in capsys.readouterr().out
+
+
 def test_one_is_shown_with_what_it_serves_and_should_and_its_history(
     command: Command, desk: Standin, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,7 +69,7 @@ def test_every_step_is_shown_with_gates_and_targets(
         "  step 1 of 3: 0 % of the requests: passed",
         "  step 2 of 3: 10 % of the requests: holding, held until 2026-10-01T06:05:00Z",
         "  step 3 of 3: 100 % of the requests: to come; What was served before is let go.",
-        "  gate errors on ray: no data, passed 0 of 2 times; no series",
+        "  gate errors on ray: no data, passed 0 times, 2 needed; no series",
         "  ray: 10 % version 7, the rest version 6: Ready",
     ]
     assert command("rollout", "show", "prm_1", "--json") == 0

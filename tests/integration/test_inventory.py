@@ -534,7 +534,7 @@ async def test_a_target_is_called_again_with_the_same_once_for_each_key(scene: S
     ready = await scene.reports(deployment, Phase.READY, serving=FULL)
     assert ready.served is not None
     assert deployment.served is not None
-    assert (ready.served.generation, ready.served.since) == (2, deployment.served.since)
+    assert (ready.was_ready, ready.served) == (True, deployment.served)
     history = (await scene.get(f"/deployments/{deployment.id}/generations", limit=1)).json()
     assert [(each["generation"], each["phase"]) for each in history["items"]] == [(2, "Ready")]
     rest = await scene.get(f"/deployments/{deployment.id}/generations", cursor=history["next_cursor"])
@@ -600,7 +600,14 @@ async def test_people_see_what_runs_where_and_have_it_called_again_in_the_consol
     assert "Failing" in listed
     assert "<b>ray" not in listed
     assert "Nothing is found" in await see("/console/deployments", model=deployment.model, drift="silent")
+    shares = (Serving("1", 90, is_ready=True), Serving("9", 10, is_ready=True))
     shown = await see(page)
+    assert "It serves <bdi>version 1</bdi> since" in shown
+    await scene.reports(deployment, Phase.ERRORED, Reason.UNHEALTHY, "<script>alert(1)</script>", serving=shares)
+    listed = await see("/console/deployments", model=deployment.model)
+    assert "<bdi>version 1 (90 %) and version 9 (10 %)</bdi>; is to serve version 1 (100 %)" in listed
+    shown = await see(page)
+    assert "<bdi>version 1 (90 %) and version 9 (10 %)</bdi>; version 1 served alone from" in shown
     assert "&lt;script&gt;alert(1)" in shown
     assert "<script>alert" not in shown
     assert f'action="{page}/redeploy"' not in shown

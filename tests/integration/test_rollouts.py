@@ -551,6 +551,7 @@ async def test_a_failure_that_pauses_waits_for_a_person_who_has_it_go_on(canary:
 
 
 async def test_a_person_has_it_paused_and_go_back(canary: Fleet) -> None:
+    before = {name: each.served for name, each in (await canary.deployments()).items()}
     second = await canary.ready(await canary.begin("2"))
     await canary.order(second, Order.PAUSE, reason="let me look")
     await canary.later(second)
@@ -561,6 +562,8 @@ async def test_a_person_has_it_paused_and_go_back(canary: Fleet) -> None:
     assert canary.holder() == "1"
     await canary.ready(second)
     assert (await canary.court.get(second)).state is State.ROLLED_BACK
+    served = {name: each.served for name, each in (await canary.deployments()).items()}
+    assert served == before, "a share for another version does not end what was served"
 
 
 async def test_a_person_has_everything_at_once(canary: Fleet) -> None:

@@ -177,6 +177,7 @@ class Deployments:
             "message": "",
             "requested_at": at,
             "updated_at": at,
+            "ready_at": None,
             "call": None,
         }
         first = {
@@ -207,7 +208,7 @@ class Deployments:
         row = asdict(deployment)
         observed = (
             *("message", "observed_generation", "sequence", "updated_at"),
-            *("heard_at", "looked_at", "obstacle", "drifted_since"),
+            *("heard_at", "ready_at", "looked_at", "obstacle", "drifted_since"),
         )
         await self._connection.execute(
             update(deployments)
@@ -287,6 +288,7 @@ def _deployment(row: Row[tuple[object, ...]]) -> Deployment:
         stable=Bytes(**row.stable) if row.stable else None,
         serving=tuple(Serving(**each) for each in row.serving),
         heard_at=row.heard_at,
+        ready_at=row.ready_at,
         served=_served(row.served) if row.served else None,
         looked_at=row.looked_at,
         obstacle=row.obstacle,

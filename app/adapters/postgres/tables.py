@@ -151,6 +151,7 @@ deployments = Table(
     Column("stable", JSONB(none_as_null=True)),
     Column("serving", JSONB, nullable=False),
     _moment("heard_at", nullable=True),
+    _moment("ready_at", nullable=True),
     Column("served", JSONB(none_as_null=True)),
     _moment("looked_at", nullable=True),
     Column("obstacle", Text),

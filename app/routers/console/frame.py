@@ -12,6 +12,7 @@ from app.domain.access import Permission, Principal, holds_somewhere, may
 from app.domain.durations import write_duration
 from app.domain.errors import InvalidInput
 from app.domain.identity import CredentialKind
+from app.domain.inventory import desired_in_words, shares_in_words
 from app.routers.console.wording import (
     CAUSES,
     DEEDS,
@@ -58,6 +59,8 @@ _WORDS: Mapping[str, object] = {
     "happenings": HAPPENINGS,
     "causes": CAUSES,
     "waits_for": waits_for_in_short,
+    "shares_of": shares_in_words,
+    "desired_of": desired_in_words,
     "longest_reason": LONGEST_REASON,
 }
 

@@ -35,12 +35,12 @@ class ServingAnswer(Answer):
 
 
 class ServedAnswer(Answer):
-    """What the target was ready with last."""
+    """What the target was ready with last, with all requests. It stays while another version gets a share."""
 
     version: str
     generation: int
     promotion_id: str
-    since: datetime = Field(description="Since when it serves this version.")
+    since: datetime = Field(description="Since when this version served with all requests.")
 
 
 class DeploymentAnswer(Answer):

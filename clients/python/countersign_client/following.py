@@ -152,7 +152,8 @@ def rollout_lines(rollout: Detail, *, whole: bool) -> Iterator[str]:
         yield f"  {stage}: {reason}"
     for gate in items(rollout.get("gates")):
         verdict = plain(gate.get("verdict")).replace("_", " ") or "not measured yet"
-        passes = f"passed {plain(str(gate.get('passes')))} of {plain(str(gate.get('min_passes')))} times"
+        times = f"{plain(str(gate.get('passes')))} time{'' if gate.get('passes') == 1 else 's'}"
+        passes = f"passed {times}, {plain(str(gate.get('min_passes')))} needed"
         yield (
             f"  gate {plain(gate.get('name'))} on {plain(gate.get('target'))}: {verdict}, {passes}"
             + (f"; {plain(gate['message'])}" if gate.get("message") else "")

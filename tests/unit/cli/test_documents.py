@@ -25,6 +25,15 @@ def test_on_is_a_word_and_no_truth_value(tmp_path: Path) -> None:
     assert read(tmp_path, written(document)) == [document]
 
 
+def test_a_text_of_several_lines_is_written_as_such_and_read_back(tmp_path: Path) -> None:
+    query = "sum(rate(errors{version='{{ version }}'}[5m]))\n  / sum(rate(requests[5m]))\n"
+    text = written({"gates": [{"query": query, "max": 1}], "line": "x " * 100})
+    assert "- query: |\n    sum(rate(errors{version='{{ version }}'}[5m]))\n      / sum(rate(requests[5m]))\n" in text
+    assert len(text.splitlines()) == 6
+    for other in ("a\n", "\n", " a\nb", "\n a\n", "a\nb\n\n", "a\r\nb", "a\x85\nb", "a\u2028\nb", "a \nb", "a\n\tb"):
+        assert read(tmp_path, written({"on": [other], other: 1})) == [{"on": [other], other: 1}]
+
+
 @pytest.mark.parametrize("text", ["a: 1\na: 2\n", "s: {group: a, group: b}\n", "? [x]\n: 1\n? [x]\n: 2\n"])
 def test_a_key_that_is_there_twice_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(InvalidInput, match="line"):

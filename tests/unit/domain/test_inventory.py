@@ -30,6 +30,7 @@ from app.domain.inventory import (
     judged,
     meaning_of,
     served_in_words,
+    shares_in_words,
 )
 from app.domain.phases import Phase, Reason
 
@@ -59,6 +60,7 @@ def deployment(**changed: Any) -> Deployment:
         "requested_at": NOW - timedelta(hours=1),
         "updated_at": NOW - timedelta(hours=1),
         "heard_at": NOW,
+        "ready_at": NOW - timedelta(hours=1),
         "served": served,
         "serving": (Serving("7", 100, is_ready=True),),
         **changed,
@@ -74,6 +76,8 @@ def report(phase: Phase, *, sequence: int = 6, **changed: Any) -> Report:
     )
 
 
+NEVER: dict[str, Any] = {"ready_at": None, "served": None}
+BEFORE: dict[str, Any] = {"ready_at": None, "served": Served("6", 2, "prm_0", NOW)}
 CASES: list[tuple[Drift | None, dict[str, Any]]] = [
     (None, {}),
     (None, {"serving": ()}),  # it does not say
@@ -102,15 +106,39 @@ CASES: list[tuple[Drift | None, dict[str, Any]]] = [
     (Drift.SILENT, {"obstacle": "no answer", "heard_at": None}),
     (None, {"obstacle": None, "heard_at": NOW - timedelta(days=9)}),  # it answers no questions, and needs not
     # Under way: its promotion tells that.
-    (None, {"phase": Phase.REQUESTED, "served": None, "serving": (Serving("6", 100, is_ready=True),)}),
-    (None, {"phase": Phase.PROGRESSING, "served": Served("6", 2, "prm_0", NOW), "reason": Reason.NO_CAPACITY}),
+    (
+        None,
+        {"phase": Phase.REQUESTED, **NEVER, "serving": (Serving("6", 100, is_ready=True),)},
+    ),
+    (
+        None,
+        {
+            "phase": Phase.PROGRESSING,
+            "ready_at": None,
+            "served": Served("6", 2, "prm_0", NOW),
+            "reason": Reason.NO_CAPACITY,
+        },
+    ),
     # It ended without ever having been ready.
-    (Drift.OTHER_VERSION, {"phase": Phase.FAILED, "served": None, "serving": (Serving("6", 100, is_ready=True),)}),
-    (Drift.UNHEALTHY, {"phase": Phase.FAILED, "served": None, "serving": ()}),
+    (
+        Drift.OTHER_VERSION,
+        {"phase": Phase.FAILED, **NEVER, "serving": (Serving("6", 100, is_ready=True),)},
+    ),
+    (Drift.UNHEALTHY, {"phase": Phase.FAILED, **NEVER, "serving": ()}),
     # Taken away.
-    (None, {"action": Action.REMOVE, "served": None, "serving": ()}),
-    (Drift.OTHER_VERSION, {"action": Action.REMOVE, "served": None}),
-    (None, {"action": Action.REMOVE, "served": None, "serving": (), "obstacle": "no answer", "heard_at": None}),
+    (None, {"action": Action.REMOVE, **NEVER, "serving": ()}),
+    (Drift.OTHER_VERSION, {"action": Action.REMOVE, **NEVER}),
+    (
+        None,
+        {
+            "action": Action.REMOVE,
+            "ready_at": None,
+            "served": None,
+            "serving": (),
+            "obstacle": "no answer",
+            "heard_at": None,
+        },
+    ),
 ]
 
 
@@ -141,8 +169,8 @@ def test_while_a_promotion_moves_things_what_was_found_unapproved_stays_and_noth
 
 
 def test_a_failure_before_it_was_ever_ready_is_its_promotions_to_tell_while_that_goes_on() -> None:
-    assert drift_of(deployment(phase=Phase.FAILED, served=None), Standing(NOW)) is None
-    assert drift_of(deployment(phase=Phase.FAILED, served=None), APPROVED) is Drift.UNHEALTHY
+    assert drift_of(deployment(phase=Phase.FAILED, **NEVER), Standing(NOW)) is None
+    assert drift_of(deployment(phase=Phase.FAILED, **NEVER), APPROVED) is Drift.UNHEALTHY
 
 
 def test_messages_say_what_is_served_and_what_should_be() -> None:
@@ -169,8 +197,8 @@ def test_health_is_total_over_the_phases() -> None:
         (Health.DEGRADED, {"phase": Phase.PROGRESSING}),
         (Health.UNHEALTHY, {"phase": Phase.PROGRESSING, "reason": Reason.UNHEALTHY}),
         (Health.UNHEALTHY, {"phase": Phase.ERRORED}),
-        (Health.UNKNOWN, {"phase": Phase.PROGRESSING, "served": None}),
-        (Health.UNKNOWN, {"phase": Phase.REQUESTED, "served": Served("6", 2, "prm_0", NOW)}),
+        (Health.UNKNOWN, {"phase": Phase.PROGRESSING, **NEVER}),
+        (Health.UNKNOWN, {"phase": Phase.REQUESTED, **BEFORE}),
         (Health.UNKNOWN, {"drift": Drift.SILENT}),
         (Health.GONE, {"action": Action.REMOVE}),
     ],
@@ -182,22 +210,69 @@ def test_health_is_what_was_reported_last(health: Health, changed: dict[str, Any
 # What is served, since when.
 
 
-def test_since_when_a_version_is_served_lasts_as_long_as_the_version_does() -> None:
-    first = deployment().served
-    assert first is not None
-    again = observed(deployment(generation=4), report(Phase.READY, generation=4, observed_generation=4), at=NOW)
-    assert again is not None
-    assert again.served == Served("7", 4, "prm_1", first.since)
-    newer = deployment(version="8", promotion_id="prm_2", served=first)
-    other = observed(newer, report(Phase.READY), at=NOW)
-    assert other is not None
-    assert other.served == Served("8", 3, "prm_2", NOW)
-    failed = observed(newer, report(Phase.FAILED), at=NOW)
+def ready(present: Deployment, **changed: Any) -> Deployment:
+    """What was desired changes, and the target is ready with that."""
+    asked = replace(present, generation=present.generation + 1, phase=Phase.REQUESTED, ready_at=None, **changed)
+    said = report(Phase.READY, generation=asked.generation, observed_generation=asked.generation)
+    after = observed(asked, said, at=NOW)
+    assert after is not None
+    assert (after.ready_at, after.was_ready) == (NOW, after.action is Action.APPLY)
+    return after
+
+
+def test_since_when_a_version_is_served_lasts_until_another_gets_all_requests() -> None:
+    first = deployment()
+    assert ready(first).served == first.served
+    newer = Bytes("7", "s3://b/7/", OURS)
+    dark = ready(first, version="8", promotion_id="prm_2", weight=0, stable=newer)
+    canary = ready(dark, weight=10)
+    assert (dark.served, canary.served) == (first.served, first.served)
+    back = ready(canary, version="7", weight=100, stable=None)
+    assert back.served == first.served
+    whole = ready(canary, weight=100)
+    assert whole.served == Served("8", 6, "prm_2", NOW)
+    failed = observed(deployment(version="8", ready_at=None), report(Phase.FAILED), at=NOW)
     assert failed is not None
-    assert failed.served == first
-    gone = observed(deployment(action=Action.REMOVE), report(Phase.READY, serving=()), at=NOW)
-    assert gone is not None
-    assert gone.served is None
+    assert (failed.served, failed.was_ready) == (first.served, False)
+    assert ready(first, action=Action.REMOVE).served is None
+
+
+def test_a_generation_was_ready_when_it_was_so_first() -> None:
+    again = observed(deployment(), report(Phase.READY), at=NOW)
+    assert again is not None
+    assert again.ready_at == deployment().ready_at
+
+
+CANARY = {"version": "8", "weight": 10, "stable": Bytes("7", "s3://b/7/", OURS)}
+
+
+@pytest.mark.parametrize(
+    ("words", "alone", "desired", "changed"),
+    [
+        ("version 7", True, True, {}),
+        ("version 7 (not ready)", True, True, {"serving": (Serving("7", 100, is_ready=False),)}),
+        (
+            "version 7 (90 %) and version 8 (10 %, not ready)",
+            False,
+            True,
+            {**CANARY, "serving": (Serving("8", 10, is_ready=False), Serving("7", 90, is_ready=True))},
+        ),
+        # Loaded, and without requests.
+        ("version 7", True, False, {**CANARY, "serving": (Serving("8", 0, True), Serving("7", 100, True))}),
+        ("version 5", False, False, {"serving": (Serving("5", 100, is_ready=True),)}),
+        ("", False, False, {"serving": (Serving("7", 0, is_ready=True),)}),
+        # It does not say.
+        ("version 7 (90 %) and version 8 (10 %)", False, True, {**CANARY, "serving": ()}),
+        ("version 7", True, False, {**CANARY, "serving": (), "phase": Phase.REQUESTED}),
+        ("", False, False, {"serving": (), "phase": Phase.REQUESTED, "served": None}),
+        ("", False, True, {"serving": (), "action": Action.REMOVE, "served": None}),
+    ],
+)
+def test_what_is_served_is_what_gets_requests(
+    words: str, changed: dict[str, Any], *, alone: bool, desired: bool
+) -> None:
+    found = deployment(**changed)
+    assert (shares_in_words(found), found.serves_alone, found.shares_as_desired) == (words, alone, desired)
 
 
 # Questions.

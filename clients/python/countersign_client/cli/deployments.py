@@ -23,6 +23,7 @@ DeploymentId = Annotated[str, typer.Argument(metavar="ID", help="The deployment,
 WaitForIt = Annotated[bool, typer.Option("--wait", "-w", help="Until the target has done it; the exit status says so.")]
 
 _ENDS = frozenset({"Ready", "Failed", "Errored", "Superseded"})
+_ALL = 100
 _LISTED = 200
 """Calls that one answer has: they are long."""
 _PAUSES_S = (0.2, 3.0)
@@ -80,8 +81,8 @@ def list_deployments(
             served = _part(each, "served")
             table.add_row(
                 *(plain(each.get(name)) for name in ("id", "target", "resource")),
-                plain(served.get("version")),
-                moment_of(served.get("since")),
+                _shares_in_words(each),
+                moment_of(served.get("since")) if _serves_alone(each) else "",
                 plain(each.get("health")),
                 _rollout(each),
                 plain(each.get("drift_message")),
@@ -202,8 +203,12 @@ def told(found: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     yield "deployment", plain(found.get("id"))
     yield "what", f"{plain(found.get('resource'))} on {plain(found.get('target'))}"
     yield "to serve", f"{_desired(found)}, by {plain(found.get('promotion_id'))}"
-    since = f" since {moment_of(served.get('since'))}, by {plain(served.get('promotion_id'))}" if served else ""
-    yield "serves", f"version {plain(served.get('version'))}{since}" if served else "nothing yet"
+    since = f"{moment_of(served.get('since'))}, by {plain(served.get('promotion_id'))}"
+    if _serves_alone(found):
+        yield "serves", f"version {_shares_in_words(found)} since {since}"
+    else:
+        yield "serves", _shares_in_words(found) or ("nothing" if served else "nothing yet")
+        yield "served alone", f"version {plain(served.get('version'))}, from {since}" if served else ""
     for each in items(found.get("serving")):
         where = f" at {plain(each.get('url'))}" if each.get("url") else ""
         ready = "" if each.get("ready") else ", not ready"
@@ -269,6 +274,41 @@ def _desired(found: Mapping[str, object]) -> str:
     stable, weight = _part(found, "stable"), found.get("weight")
     rest = f", version {plain(stable.get('version'))} the rest" if stable else ""
     return f"version {plain(found.get('version'))}" + (f" ({weight} %{rest})" if weight != 100 or rest else "")
+
+
+def _shares(found: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """What gets requests now, the most first, as the gateway's console tells it (``Deployment.shares`` there)."""
+    from countersign_client.calls import items
+
+    shares, served, stable = list(items(found.get("serving"))), _part(found, "served"), _part(found, "stable")
+    if not shares and found.get("phase") == "Ready" and found.get("action") == "apply":
+        weight = number if isinstance(number := found.get("weight"), int) else _ALL
+        rest = [{"version": stable.get("version"), "weight": _ALL - weight, "ready": True}] if stable else []
+        shares = [{"version": found.get("version"), "weight": weight, "ready": True}, *rest]
+    elif not shares and served:
+        shares = [{"version": served.get("version"), "weight": _ALL, "ready": True}]
+    return sorted((each for each in shares if each.get("weight")), key=_weight, reverse=True)
+
+
+def _weight(share: Mapping[str, object]) -> int:
+    return weight if isinstance(weight := share.get("weight"), int) else 0
+
+
+def _serves_alone(found: Mapping[str, object]) -> bool:
+    """Whether the version that was served with all requests last gets them all."""
+    version = _part(found, "served").get("version")
+    return [(each.get("version"), _weight(each)) for each in _shares(found)] == [(version, _ALL)]
+
+
+def _shares_in_words(found: Mapping[str, object]) -> str:
+    from countersign_client.wire import plain
+
+    def told(share: Mapping[str, object]) -> str:
+        weight = f"{_weight(share)} %" if _weight(share) != _ALL else ""
+        more = ", ".join(part for part in (weight, "" if share.get("ready") else "not ready") if part)
+        return plain(share.get("version")) + (f" ({more})" if more else "")
+
+    return ", ".join(told(each) for each in _shares(found))
 
 
 def _rollout(found: Mapping[str, object]) -> str:

@@ -193,7 +193,8 @@ def _about(promotion: Mapping[str, object]) -> str:
 def _stays_open(promotion_id: str) -> str:
     return (
         f"The promotion stays open: `countersign promotions show {promotion_id} --wait` follows it, and "
-        f"`countersign withdraw {promotion_id}` takes it back."
+        f"`countersign withdraw {promotion_id}` takes it back; once it rolls out, "
+        f"`countersign rollout go-back {promotion_id}` does."
     )
 
 

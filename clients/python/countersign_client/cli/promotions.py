@@ -12,7 +12,7 @@ from countersign_client.cli.login import AsJson, GatewayOption, chosen
 from countersign_client.cli.options import Limit, PromotionId, Timeout, Wait, seconds
 from countersign_client.cli.printing import print_json, print_table
 
-promotions = typer.Typer(help="Promotions, newest first.", no_args_is_help=True)
+promotions = typer.Typer(help="Promotions: list them, newest first, or show one.", no_args_is_help=True)
 
 
 class State(StrEnum):
