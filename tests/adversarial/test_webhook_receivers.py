@@ -640,13 +640,14 @@ async def test_a_receiver_that_hangs_delays_no_other(sender: WebhookSender) -> N
         assert all(attempt.status is None for attempt, _ in await asyncio.gather(*waiting))
 
 
-async def test_a_receiver_that_hangs_delays_no_other_at_its_host(sender: WebhookSender) -> None:
+async def test_a_receiver_that_hangs_delays_no_other_at_its_host() -> None:
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if b"POST /hangs " in await request(reader):
             await reader.read()
         writer.write(OK)
         await writer.drain()
 
+    sender = WebhookSender()  # whose connections have the time that a busy computer needs for so many
     async with receiving(behave) as host:
         url = f"http://127.0.0.1:{host.port}"
         waiting = [asyncio.create_task(sender.send(call(f"{url}/hangs", timeout_s=30))) for _ in range(100)]
@@ -658,6 +659,7 @@ async def test_a_receiver_that_hangs_delays_no_other_at_its_host(sender: Webhook
         for each in waiting:
             each.cancel()
         await asyncio.wait(waiting)
+        await sender.close()
 
 
 async def test_pools_of_receivers_that_are_not_sent_to_any_more_are_closed(sender: WebhookSender) -> None:

@@ -180,18 +180,19 @@ def test_what_the_client_of_python_does_is_the_same(model: str) -> None:
 
 
 def test_who_does_not_wait_is_told_how_to_and_who_waits_for_nobody_is_told_what_is_missing(
-    service: Countersign, model: str, run: Run
+    service: Countersign, mlflow_server: MlflowServer, model: str, run: Run
 ) -> None:
+    # A target serves a model for one alias alone: that of the fixture is another model's.
+    model = f"{model}-checked"
+    mlflow_server.register(model, versions=1)
     write(service, model, "checked", targets=["plugin"], approvals=[{"name": "a second person", "roles": ["approver"]}])
     of_it = ("-t", TARGET, "--name", model, "-m", f"models:/{model}/1")
-    refused = run("create", *of_it)
-    assert f"Which alias of {model} deploys it to plugin? There is checked (policy" in str(refused.exception)
-    asked = run("create", *of_it, "-C", "alias=checked", "-C", "wait=false")
+    asked = run("create", *of_it, "-C", "wait=false")
     assert asked.exit_code == 0, asked.output
     assert "asked for; not deployed yet: `countersign promotions show prm_" in asked.output
     client = get_deploy_client(TARGET)
     with pytest.raises(MlflowException, match="0 of 1 approvals by role approver") as waited:
-        client.create_deployment(model, f"models:/{model}/1", config={"alias": "checked", "timeout": "1s"})
+        client.create_deployment(model, f"models:/{model}/1", config={"timeout": "1s"})
     assert waited.value.error_code == "DEADLINE_EXCEEDED"
     (promotion,) = service.call("viewer", "GET", "/promotions", params={"model": model}).json()["items"]
     assert service.call("approver", "POST", f"/promotions/{promotion['id']}/reject").status_code == 200

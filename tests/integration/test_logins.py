@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from datetime import timedelta
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
+import httpx2
+from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 from tests.door import (
     ACCESS_TOKEN,
@@ -100,12 +101,6 @@ async def test_a_device_that_nobody_answers_is_told_that_its_time_is_over(door: 
 
 
 async def test_a_foreign_oauth_client_gets_through_the_code_flow(door: Door) -> None:
-    import authlib.deprecate  # it shows its own warnings, whatever is set before
-
-    with warnings.catch_warnings():
-        # It is of two minds about httpx and its successor.
-        warnings.simplefilter("ignore", authlib.deprecate.AuthlibDeprecationWarning)
-        from authlib.integrations.httpx_client import AsyncOAuth2Client
     browser = await door.signed_in("cleo", groups=("approvers",))
     redirect_uri = CLIENTS[0]["redirectUris"][0]
     async with AsyncOAuth2Client(
@@ -114,7 +109,7 @@ async def test_a_foreign_oauth_client_gets_through_the_code_flow(door: Door) -> 
         scope="promote approve admin openid",
         code_challenge_method="S256",
         token_endpoint_auth_method="none",
-        transport=door.http._transport,
+        transport=httpx2.ASGITransport(door.http._transport.app),  # its requests are those of httpx2
     ) as client:
         verifier = Pkce().verifier
         url, state = client.create_authorization_url(f"{PUBLIC_URL}/auth/authorize", code_verifier=verifier)
