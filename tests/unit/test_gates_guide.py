@@ -12,8 +12,11 @@ from app.adapters.promql import PromqlParser
 from app.domain.gate_queries import PLACEHOLDERS, sample_of
 from app.domain.policies import policy_from_document
 from app.domain.policies.satisfying import contradictions
+from app.domain.targets import target_from_document
 
-GUIDE = (Path(__file__).parents[2] / "docs/guides/gates.md").read_text()
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs/guides/gates.md").read_text()
+README = (ROOT / "README.md").read_text()
 STEPS = [{"weight": 10, "hold": "10m"}]
 LEAST = {
     "name": "p",
@@ -37,6 +40,15 @@ def test_what_the_guide_shows_is_taken(gate: dict[str, object]) -> None:
     policy = policy_from_document({**LEAST, "rollout": rollout}, revision=1)
     assert contradictions(policy) == []
     PromqlParser().check(sample_of(policy.rollout.gates[0].query), field="query")
+
+
+def test_what_the_readme_shows_is_taken() -> None:
+    (block,) = re.findall(r"```yaml\n(kind: Target.*?)```", README, re.DOTALL)
+    target, policy = yaml.safe_load_all(block)
+    assert target_from_document(target).metrics
+    taken = policy_from_document({**policy, "approvals": LEAST["approvals"]}, revision=1)
+    assert contradictions(taken) == []
+    PromqlParser().check(sample_of(taken.rollout.gates[0].query), field="query")
 
 
 def test_the_guide_tells_of_every_placeholder() -> None:

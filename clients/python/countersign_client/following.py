@@ -90,7 +90,12 @@ def said(detail: Detail) -> tuple[str, ...]:
     reason = plain(detail.get("state_reason"))
     # Why it was rejected or withdrawn begins with that word.
     head = reason if reason.startswith(state) else f"{state}: {reason}" if reason else state
-    lines = [*_reading(detail), *(f"  {line}" for line in missing(detail)), *_rollout(detail), *_deployments(detail)]
+    lines = [
+        *_reading(detail),
+        *(f"  {line}" for line in missing(detail)),
+        *_rollout(detail, known=head),
+        *_deployments(detail, known=head),
+    ]
     if detail.get("void_reason") and state == "pending":
         lines.insert(0, f"  {plain(detail['void_reason'])}")
     if opens := moment_of(detail.get("opens_at")):
@@ -132,8 +137,11 @@ def _goes_back(detail: Detail) -> bool:
     return isinstance(rollout, Mapping) and rollout.get("stage") == "going_back"
 
 
-def rollout_lines(rollout: Detail, *, whole: bool) -> Iterator[str]:
-    """A line for each step of a rollout (``whole``), or for the present one; with its gates, and why it stopped."""
+def rollout_lines(rollout: Detail, *, whole: bool, known: str = "") -> Iterator[str]:
+    """A line for each step of a rollout (``whole``), or for the present one; with its gates, and why it stopped.
+
+    What ``known`` says is not said again.
+    """
     steps, number = list(items(rollout.get("steps"))), rollout.get("step")
     stage = plain(rollout.get("stage")).replace("_", " ")
     to_come = "not reached" if rollout.get("settled") is True or stage == "going back" else "to come"
@@ -149,7 +157,7 @@ def rollout_lines(rollout: Detail, *, whole: bool) -> Iterator[str]:
         message = f"; {plain(step['message'])}" if step.get("message") else ""
         yield f"  step {plain(str(step.get('number')))} of {len(steps)}: {share}: {how}{until}{message}"
     if reason := plain(rollout.get("reason")):
-        yield f"  {stage}: {reason}"
+        yield f"  {stage}: {reason}" if reason not in known else f"  {stage}"
     for gate in items(rollout.get("gates")):
         verdict = plain(gate.get("verdict")).replace("_", " ") or "not measured yet"
         times = f"{plain(str(gate.get('passes')))} time{'' if gate.get('passes') == 1 else 's'}"
@@ -160,16 +168,17 @@ def rollout_lines(rollout: Detail, *, whole: bool) -> Iterator[str]:
         )
 
 
-def _rollout(detail: Detail) -> Iterator[str]:
+def _rollout(detail: Detail, *, known: str) -> Iterator[str]:
     rollout = detail.get("rollout")
     if isinstance(rollout, Mapping):
-        yield from rollout_lines(rollout, whole=False)
+        yield from rollout_lines(rollout, whole=False, known=known)
 
 
-def _deployments(detail: Detail) -> Iterator[str]:
+def _deployments(detail: Detail, *, known: str) -> Iterator[str]:
     for each in items(detail.get("deployments")):
         message = plain(each.get("message"))
-        yield f"  {plain(each.get('target'))}: {plain(each.get('phase'))}" + (f", {message}" if message else "")
+        is_news = message and message not in known
+        yield f"  {plain(each.get('target'))}: {plain(each.get('phase'))}" + (f", {message}" if is_news else "")
 
 
 def follow(gateway: str, promotion_id: str, *, timeout_s: float, say: Callable[[str], None]) -> Followed:

@@ -26,7 +26,7 @@ NO_PROXY = {"no_proxy": "*"}
 _REDIRECTS = range(300, 400)
 _FAILURES = range(500, 600)
 _FRACTION = re.compile(r"\.\d+(?=Z$)")
-_LONGEST_TEXT = 300
+_LONGEST_TEXT = 600
 _JOINERS = "\u200c\u200d"
 """Persian and emoji need them."""
 _FILLERS = "\u115f\u1160\u3164\uffa0"
@@ -158,7 +158,8 @@ def plain(value: object) -> str:
     What a terminal would obey, or nobody would see, is shown by its code point, as the console does: ``[U+202E]``.
     """
     text = " ".join(value.split()) if isinstance(value, str) else ""
-    return "".join(_seen(character) for character in text[:_LONGEST_TEXT])
+    shown = "".join(_seen(character) for character in text[:_LONGEST_TEXT])
+    return f"{shown} …" if len(text) > _LONGEST_TEXT else shown
 
 
 def printable(text: str) -> str:

@@ -27,6 +27,7 @@ from urllib.parse import quote, unquote, urlsplit
 import httpx
 import pytest
 from countersign_ray_serve.serving.artifacts import tree_digest
+from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -109,6 +110,7 @@ class RayHead:
     process: Process
     dashboard_url: str
     token: str
+    metrics_url: str
     serve_port: int = field(default_factory=free_port)
 
     def applications(self) -> Json:
@@ -116,6 +118,16 @@ class RayHead:
         answer = httpx.get(f"{self.dashboard_url}/api/serve/applications/", headers=headers, timeout=30)
         applications: Json = answer.raise_for_status().json()["applications"]
         return applications
+
+    def answers(self, **labels: str) -> float:
+        """How many answers with these labels Ray tells Prometheus of."""
+        families = text_string_to_metric_families(httpx.get(self.metrics_url, timeout=30).text)
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == "ray_countersign_answers_total" and labels.items() <= sample.labels.items()
+        )
 
     def start(self) -> None:
         self.process.start()
@@ -140,7 +152,8 @@ class RayHead:
 def head() -> Iterator[RayHead]:
     folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # short: Ray puts sockets below it
     dashboard_port, token = free_port(), secrets.token_hex(16)
-    ports = {name: free_port() for name in ("port", "ray-client-server-port", "dashboard-agent-listen-port")}
+    names = ("port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port")
+    ports = {name: free_port() for name in names}
     arguments = [
         str(Path(sys.executable).with_name("ray")),
         "start",
@@ -157,10 +170,16 @@ def head() -> Iterator[RayHead]:
         **os.environ,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
+        "RAY_metrics_report_interval_ms": "500",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",  # a version that cannot load need not fail three times here
     }
-    head = RayHead(Process(arguments, environment, folder / "log"), f"http://127.0.0.1:{dashboard_port}", token)
+    head = RayHead(
+        Process(arguments, environment, folder / "log"),
+        f"http://127.0.0.1:{dashboard_port}",
+        token,
+        metrics_url=f"http://127.0.0.1:{ports['metrics-export-port']}/metrics",
+    )
     try:
         head.start()
         yield head
@@ -358,6 +377,16 @@ def test_what_the_client_sends_wrongly_is_the_clients_error(deployer: Deployer) 
     unknown = deployer.predict([[1, 2]], name="unknown")
     assert (unknown.status_code, unknown.json()["error_code"]) == (404, "RESOURCE_DOES_NOT_EXIST")
     assert httpx.put(f"{deployer.serve_url}/iris").status_code == 405
+
+
+def test_what_prometheus_scrapes_tells_the_answers_of_a_version_apart(
+    deployer: Deployer, head: RayHead, models: dict[str, Saved]
+) -> None:
+    name = deployer.roll_out("6", models["6"])["serving"][0]["name"]
+    for body, status in (([[1, 2]], 200), ({"inputs": [["x", "y"]]}, 400)):
+        assert deployer.predict(body).status_code == status
+        until(lambda: head.answers(application=name, status=str(status)) > 0, f"the {status} in the metrics")  # noqa: B023
+    assert head.answers(application=name, status="500") == 0
 
 
 def traffic(weight: int, stable: str, model: Saved) -> Json:

@@ -213,6 +213,31 @@ def test_a_bug_of_the_model_is_the_servers_error_without_a_traceback(predictor: 
     assert "Traceback" not in body["message"]
 
 
+async def test_what_a_gate_counts_is_each_answer_by_its_status_a_bug_of_the_model_too(
+    save_model: Callable[..., SavedModel], predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from countersign_ray_serve.serving import backend
+
+    counted: list[tuple[str, str]] = []
+
+    class Counter:
+        def __init__(self, name: str, *_: object) -> None:
+            self._name = name
+
+        def inc(self, *, tags: dict[str, str]) -> None:
+            counted.append((self._name, tags["status"]))
+
+    monkeypatch.setattr(backend, "Counter", Counter)
+    model = save_model(2.0)
+    replica = backend.Backend(model.uri, "7", model.digest, False)
+    good = await replica.predict(b'{"inputs": [[1, 2]]}')
+    assert (good[0], good[2]) == (200, "7")
+    assert (await replica.predict(b"{"))[0] == 400
+    replica._predictor = type(predictor)(Stubborn(predictor, fail_with(RuntimeError("boom"))))
+    assert (await replica.predict(b'{"inputs": [[1, 2]]}'))[0] == 500
+    assert counted == [("countersign_answers", status) for status in ("200", "400", "500")]
+
+
 def test_values_that_the_model_does_not_take_are_the_clients_error(predictor: Predictor) -> None:
     status, body = behaving(predictor, fail_with(ValueError("Input X contains NaN.")))
     assert status == 400
