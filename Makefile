@@ -28,7 +28,7 @@ demo: setup ## Start everything and tell the story (ONCE=1: then end; CLEAN=1: b
 	@$(BIN)/python -m demo --port $(PORT) $(if $(call is_set,$(ONCE)),--once) $(if $(call is_set,$(CLEAN)),--clean)
 
 test: setup ## Run all tests (ARGS="-m 'not ray'": options for pytest)
-	@$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## Check style, types and layers
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import uuid
 import warnings
@@ -19,6 +20,9 @@ from app.adapters.postgres.schema import migrate
 from tests.door import Door, open_door
 from tests.issuer import Issuer, running_issuer
 from tests.platform import Countersign, MlflowServer, new_countersign, running_mlflow
+
+# What is imported stays: to look through it again and again is a seventh of the time in which tests are collected.
+gc.set_threshold(50_000, 50, 200)
 
 # No test is about how long something took; an example may wait for the other core.
 settings.register_profile("patient", deadline=None)

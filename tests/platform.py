@@ -24,6 +24,7 @@ from typing import Any
 import httpx
 
 from app.bootstrap.operator import open_operator
+from tests.forking import Forked
 from tests.issuer import AUDIENCE, Issuer
 
 PATIENCE_S = 180
@@ -165,7 +166,7 @@ class Countersign:
     environment: dict[str, str]
     logs: Path
     issuer: Issuer
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[Forked] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -175,17 +176,10 @@ class Countersign:
         path = self.logs / f"{kind}.log"
         return path.read_text() if path.exists() else ""
 
-    def start(self, kind: str, **changed: str) -> subprocess.Popen[bytes]:
+    def start(self, kind: str, **changed: str) -> Forked:
         """Start a ``gateway`` or a ``worker`` and wait until it is ready."""
         seen = self.log(kind).count("worker_ready")
-        with (self.logs / f"{kind}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "app.cli", kind],
-                env=os.environ | self.environment | changed,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        process = Forked(kind, env=os.environ | self.environment | changed, log=self.logs / f"{kind}.log")
         self.processes.append(process)
 
         def ready() -> bool:
@@ -211,7 +205,7 @@ class Countersign:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
+    def kill(self, process: Forked) -> None:
         """``kill -9``."""
         process.kill()
         process.wait()

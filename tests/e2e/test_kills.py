@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ import yaml
 from app.adapters.postgres.audit import _CHAIN_LOCK
 from app.adapters.postgres.queue import create_queue, rescue_jobs_of_dead_workers
 from app.adapters.postgres.unit_of_work import Database
+from tests.forking import Forked
 from tests.issuer import Issuer
 from tests.platform import Countersign, MlflowServer, environment_for, until
 from tests.toll import Deployer, TollGate
@@ -82,8 +82,8 @@ class Site:
     registry: TollGate
     """What the worker takes for MLflow."""
     deployer: Deployer
-    gateway: subprocess.Popen[bytes] | None = None
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    gateway: Forked | None = None
+    workers: list[Forked] = field(default_factory=list)
     _locks: list[Lock] = field(default_factory=list)
 
     @property
@@ -93,7 +93,7 @@ class Site:
     def start_gateway(self) -> None:
         self.gateway = self.countersign.start("gateway")
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
+    def start_worker(self) -> Forked:
         process = self.countersign.start("worker", COUNTERSIGN_UPSTREAM_URLS=self.registry.url)
         self.workers.append(process)
         return process
