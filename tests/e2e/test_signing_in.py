@@ -188,10 +188,10 @@ def test_our_pages_break_no_rule_of_their_own(browser: Browser, places: Places) 
         page.goto(f"{places.url}/auth/sign-in")
         sign_in_at_second(page, "ada")
         page.wait_for_url(f"{places.url}/")
-        page = page.context.new_page()  # what MLflow's own still loads is none of ours
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
+        ours = page.context.new_page()  # what MLflow's own still loads is none of ours
+        ours.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        ours.on("pageerror", lambda error: errors.append(str(error)))
         for path in ("/auth/sign-in", "/auth/account", "/auth/signed-out"):
-            page.goto(places.url + path)
-            page.wait_for_load_state("networkidle")
+            ours.goto(places.url + path)
+            ours.wait_for_load_state("networkidle")
     assert errors == []
