@@ -322,7 +322,7 @@ def why_target_failed(deployment: Deployment) -> str:
     if deployment.reason is Reason.NONE:
         return f"target {deployment.target} failed" + (f": {message}" if message else "")
     meaning = REASONS[deployment.reason].meaning
-    said = f" {message}" if message else ""
+    said = f" {message}" if message not in {"", meaning} else ""
     return f"target {deployment.target} failed ({deployment.reason.value}): {meaning}{said}"
 
 

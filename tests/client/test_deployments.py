@@ -231,3 +231,11 @@ def test_what_the_gateway_refuses_is_said(command: Command, desk: Standin, capsy
     )
     assert command("deployments", "redeploy", "dep_1") == Exit.REFUSED
     assert "prm_2 is being rolled out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["show", "history", "redeploy"])
+def test_a_model_is_no_deployment_and_where_its_id_is_found_is_said(
+    command: Command, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert command("deployments", name, "iris") == Exit.USAGE
+    assert "countersign deployments list" in " ".join(capsys.readouterr().err.replace("│", " ").split())

@@ -390,6 +390,13 @@ def test_why_a_target_failed_is_said_with_its_meaning(reason: Reason) -> None:
         assert REASONS[reason].meaning in said
 
 
+def test_a_target_that_says_no_more_than_what_is_meant_is_quoted_once() -> None:
+    world = World(promotion_of(Rollout()), {"east": OLD, "west": OLD})
+    world.report("east", Phase.ERRORED, Reason.PROGRESS_DEADLINE_EXCEEDED)
+    meaning = REASONS[Reason.PROGRESS_DEADLINE_EXCEEDED].meaning
+    assert why_target_failed(replace(world.deployments["east"], message=meaning)).count(meaning) == 1
+
+
 def test_what_a_target_says_at_length_is_cut() -> None:
     world = World(promotion_of(Rollout()), {"east": OLD, "west": OLD})
     world.report("east", Phase.FAILED)

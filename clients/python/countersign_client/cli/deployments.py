@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
 deployments = typer.Typer(help="What runs where: versions on targets, and whether they should.", no_args_is_help=True)
 
-DeploymentId = Annotated[str, typer.Argument(metavar="ID", help="The deployment, as dep_…", show_default=False)]
+
+def _an_id(value: str) -> str:
+    if not value.startswith("dep_"):
+        raise typer.BadParameter("expected an id, as dep_…; `countersign deployments list` has them")
+    return value
+
+
+DeploymentId = Annotated[
+    str, typer.Argument(metavar="ID", help="The deployment, as dep_…", show_default=False, callback=_an_id)
+]
 WaitForIt = Annotated[bool, typer.Option("--wait", "-w", help="Until the target has done it; the exit status says so.")]
 
 _ENDS = frozenset({"Ready", "Failed", "Errored", "Superseded"})
