@@ -46,8 +46,11 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "PYTEST_ADDOPTS": "",
 }
-"""Variables of MLflow in both runs: neither calls out, nor waits for long where something fails."""
+"""Variables in both runs: MLflow neither calls out, nor waits for long where something fails; options of a pytest that
+runs this are not for it.
+"""
 
 _PROMPTLAB = "the prompt lab writes artifacts from inside MLflow, past every guard, and cannot be opened"
 _STAGES = "the stage Production would be a second way to name what the protected alias production names"

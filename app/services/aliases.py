@@ -100,12 +100,21 @@ class Aliases:
                 return []
             return await work.promotions.history(key, limit=limit)
 
+    async def verification(self, promotion: Promotion) -> Verification | None:
+        """Whether the bytes of what a promotion put there are still what was approved, and whether that can be seen.
+
+        None if it has not moved its alias, or nothing is known yet. Asked by who may know of the promotion.
+        """
+        if not promotion.alias_moved:
+            return None
+        async with self._unit_of_work() as work:
+            return await _verification(work, promotion)
+
     async def _by_ledger(self, work: UnitOfWork, key: AliasKey) -> AliasState | None:
         holder = await work.aliases.get(key)
         if holder is None or governing(await work.policies.in_force(), key, None) is None:
             return None
         promotion = await work.promotions.get(holder.promotion_id)
-        verification = await work.verifications.find(key_of(promotion))
         return AliasState(
             key,
             holder.version,
@@ -114,7 +123,7 @@ class Aliases:
             promotion_id=promotion.id,
             by=(promotion.requested_by, promotion.requested_by_name),
             drift=await work.drifts.find_open(key),
-            verification=against(verification, promotion.digest) if verification else None,
+            verification=await _verification(work, promotion),
         )
 
     async def _at(self, work: UnitOfWork, key: AliasKey, at: datetime) -> AliasState | None:
@@ -139,6 +148,11 @@ class Aliases:
         if last is None and seen.version is None:
             raise NotFound(f"Model {key.model} has no alias {key.alias}.", model=key.model, alias=key.alias)
         return AliasState(key, seen.version, drift=drift)
+
+
+async def _verification(work: UnitOfWork, promotion: Promotion) -> Verification | None:
+    found = await work.verifications.find(key_of(promotion))
+    return against(found, promotion.digest) if found else None
 
 
 def _state(held: Held, drift: Drift | None = None) -> AliasState:

@@ -727,3 +727,14 @@ async def test_the_console_shows_the_steps_and_offers_what_the_reader_may_do(can
     assert 'value="resume"' in page
     stale = await desk.call("bob", "POST", f"{path}/rollout", data=form, headers=headers)
     assert stale.status_code == 409
+
+
+async def test_the_console_says_once_why_it_went_back(canary: Fleet, desk: Desk) -> None:
+    second = await canary.begin("2")
+    path = f"/console/promotions/{second.id}"
+    await canary.fail("west")
+    why = (await canary.progress(second)).reason or ""
+    assert (await desk.call("bob", "GET", path)).text.count(why) == 1
+    await canary.work(second)
+    await canary.ready(second)
+    assert (await desk.call("bob", "GET", path)).text.count(why) == 1

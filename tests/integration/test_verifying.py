@@ -226,15 +226,19 @@ async def test_what_the_list_tells_is_not_read(court: Court) -> None:
     assert (store.read_paths, await resolve(court, promotion)) == ([], promotion.uri)
 
 
-async def test_the_page_of_the_alias_says_it(court: Court, issuer: Issuer) -> None:
+@pytest.mark.parametrize("page_of", ["alias", "promotion"])
+async def test_the_pages_of_the_alias_and_of_its_promotion_say_it(court: Court, issuer: Issuer, page_of: str) -> None:
     promotion, folder = await promoted(court)
     app = describe()
     app.state.services = court.gateway.services
     headers = {"Authorization": f"Bearer {issuer.token('vera', groups=['viewers'])}"}
-    address = f"/console/models/{promotion.model}/aliases/production"
+    address = {
+        "alias": f"/console/models/{promotion.model}/aliases/production",
+        "promotion": f"/console/promotions/{promotion.id}",
+    }[page_of]
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=court.settings.public_url, headers=headers) as browser:
-        assert "bytes" not in (await browser.get(address)).text
+        assert "what was approved" not in (await browser.get(address)).text
         (folder / "<b>new").write_bytes(b"")
         await look(court)
         page = (await browser.get(address)).text

@@ -228,6 +228,7 @@ async def _shown(
         comments=await services.comments.latest(principal, promotion_id, limit=MOST_COMMENTS),
         may_comment=await services.comments.may_add(principal, promotion_id),
         comment_key=new_id("key"),
+        verification=await services.aliases.verification(promotion),
         deployments=await services.deployments.of_promotion(principal, promotion_id),
         rollout=(followed := await services.rollouts.find(principal, promotion)) and rollout_answer(followed),
         orders=await services.rollouts.may_order(principal, followed) if followed else {},
