@@ -19,6 +19,9 @@ HEAD_BYTES = 64 * 1024
 
 HEADERS = 128
 
+FAREWELL_S = 10.0
+"""After a connection is closed, until what its peer has not taken is thrown away."""
+
 _HOST = re.compile(rb"[A-Za-z0-9._~-]*(:[0-9]*)?|\[[0-9A-Fa-f:.]+\](:[0-9]*)?")
 
 
@@ -47,9 +50,11 @@ class CorkedTransport:
         self._held.append(data)
 
     def close(self) -> None:
-        """Send what is held, and close."""
+        """Send what is held, and close; without what is left, if the peer does not take it."""
         self.flush()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(FAREWELL_S, self._transport.abort)
 
     def flush(self) -> None:
         """Send what is held now: nothing more comes in this turn."""

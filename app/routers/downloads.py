@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -13,7 +14,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 from starlette.exceptions import HTTPException
-from starlette.types import Send
+from starlette.types import Message, Send
 
 from app.domain.access import Permission
 from app.domain.downloads import DEFAULT_S, LONGEST_S, MOST_URLS, SHORTEST_S, ListedFile, NoSuchPart
@@ -32,6 +33,8 @@ _log = structlog.stdlib.get_logger(__name__)
 _AT_A_TIME = 500
 """Files of a list that are written before others get their turn."""
 _NOT_KEPT = {"Cache-Control": "no-store"}
+STUCK_S = 60.0
+"""A reader that takes not even a piece, of a MiB at most, in so long is cut off: others wait for its place."""
 
 Uri = Annotated[str, Query(max_length=1000, examples=["models:/iris@production"])]
 Version = Annotated[
@@ -187,7 +190,8 @@ async def read_content(
 ) -> Response:
     """One file, read through the gateway, wherever it lies. Its `ETag` is its SHA-256 where that is known.
 
-    A whole file breaks off before its last bytes if it is not what was approved. A client verifies parts itself.
+    A whole file breaks off before its last bytes if it is not what was approved. A client verifies parts itself. Who
+    takes less than a MiB in a minute is cut off.
     """
     asked = Asked(principal, uri, workspace, version)
     try:
@@ -213,15 +217,28 @@ class _Streamed(StreamingResponse):
     body_iterator: AsyncGenerator[bytes]
 
     async def stream_response(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         async with aclosing(self.body_iterator):
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             try:
+                await _send_in_time(send, start)
                 async for piece in self.body_iterator:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    await _send_in_time(send, {"type": "http.response.body", "body": piece, "more_body": True})
+                await _send_in_time(send, {"type": "http.response.body", "body": b"", "more_body": False})
             except CountersignError as error:
+                # Without an end, the server closes the connection: no client takes it for the whole.
                 _log.warning("download_broken_off", detail=error.message)
-                return  # without an end, the server closes the connection: no client takes it for the whole
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_in_time(send: Send, message: Message) -> None:
+    try:
+        async with asyncio.timeout(STUCK_S):
+            await send(message)
+    except TimeoutError:
+        raise _ReaderIsStuck("Its reader takes nothing.") from None
+
+
+class _ReaderIsStuck(CountersignError):
+    """It took nothing for ``STUCK_S``."""
 
 
 def _of(resolution: Resolution) -> dict[str, Any]:

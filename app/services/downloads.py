@@ -64,6 +64,8 @@ _SAID_AGAIN_AFTER = timedelta(seconds=DEFAULT_S)
 """Reading through the gateway is one hand-out for so long, however many files it is."""
 _MOST_SAID = 10_000
 
+_Reader = tuple[str, str, str]
+"""A principal, and the address and number of the version that it reads."""
 Files = Mapping[str, ListedFile]
 
 
@@ -133,7 +135,8 @@ class Downloads:
         self._listing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._lists = asyncio.Semaphore(_LISTS_AT_ONCE)
         self._streams: Counter[str] = Counter()
-        self._said: OrderedDict[tuple[str, str, str], datetime] = OrderedDict()
+        self._said: OrderedDict[_Reader, datetime] = OrderedDict()
+        self._saying: WeakValueDictionary[_Reader, asyncio.Lock] = WeakValueDictionary()
 
     async def files(self, asked: Asked) -> Listing:
         """The files of a version: those of the promotion that approved it, else those that lie there.
@@ -311,19 +314,22 @@ class Downloads:
             ) from None
 
     async def _note(self, principal: Principal, resolution: Resolution) -> None:
-        """Put into the audit log that somebody reads through us; once for a while."""
-        key, now = (principal.id, resolution.uri, resolution.version), self._clock.now()
-        if key in self._said and self._said[key] > now:
-            return
-        self._said.pop(key, None)
-        self._said[key] = now + _SAID_AGAIN_AFTER
-        while len(self._said) > _MOST_SAID:
-            self._said.popitem(last=False)
-        try:
-            await self._record(principal, resolution, "content", until=self._said[key])
-        except BaseException:
-            self._said.pop(key, None)  # nothing is read that is not written down
-            raise
+        """Put into the audit log that somebody reads through us; once for a while.
+
+        Nothing is read that is not written down: who comes meanwhile waits for that, and what was said by a clock that
+        was ahead counts no longer when it was put right.
+        """
+        key = (principal.id, resolution.uri, resolution.version)
+        async with self._saying.setdefault(key, asyncio.Lock()):
+            now = self._clock.now()
+            if now < self._said.get(key, now) <= now + _SAID_AGAIN_AFTER:
+                return
+            until = now + _SAID_AGAIN_AFTER
+            await self._record(principal, resolution, "content", until=until)
+            self._said.pop(key, None)
+            self._said[key] = until
+            while len(self._said) > _MOST_SAID:
+                self._said.popitem(last=False)
 
     async def _record(
         self, principal: Principal, resolution: Resolution, kind: str, *, until: datetime, **more: int
@@ -359,8 +365,8 @@ class _Kept(Generic[File]):
 
     def get(self, key: str, now: datetime) -> Mapping[str, File] | None:
         files, until = self._lists.get(key, (None, None))
-        if files is None or (until is not None and until <= now):
-            return None
+        if files is None or (until is not None and not now < until <= now + _LISTED_FOR):
+            return None  # also what was listed by a clock that was ahead
         self._lists.move_to_end(key)
         return files
 

@@ -3,8 +3,9 @@
 The gateway says it of those that it lets through (``app/services/contributing.py``), at once and by whom. What was
 registered past it, or when the gateway died between MLflow's answer and its own, is found by a look at what MLflow
 lists as newest. A look goes a while further back than the last one came: a version can be seen later than one that was
-created after it, and clocks of several servers differ. It may be repeated, and may be the last before a crash: the note
-that a version is known and the event are one transaction.
+created after it, and clocks of several servers differ. It goes as much further back than the present, too, however far
+a clock that was ahead had let the last one come. It may be repeated, and may be the last before a crash: the note that
+a version is known and the event are one transaction.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ _log = structlog.stdlib.get_logger(__name__)
 
 FURTHER_BACK_MS = 10 * 60 * 1000
 """How much further back than the newest known version a look goes."""
+
+KNOWN_FOR_MS = 24 * 3600 * 1000
+"""How long before the last look those were registered that are still known. A clock that falls behind lets a look go as
+much further back, and what is forgotten would be said again."""
 
 SETTLED = timedelta(seconds=3)
 """A version as young as this is left to the gateway, which knows who registered it."""
@@ -51,8 +56,9 @@ class NewVersions:
 
     async def _look_at(self, workspace: str) -> None:
         async with self._unit_of_work() as work:
-            until = await work.noticed.until(workspace)
+            looked = await work.noticed.until(workspace)
         now = self._clock.now()
+        until = None if looked is None else min(looked, _milliseconds(now))
         found = await self._newest(workspace, until)
         # A clock of MLflow's that is ahead must not hide what is registered when it was put right.
         newest = min(max((each.created_at for each in found), default=0), _milliseconds(now))
@@ -68,22 +74,19 @@ class NewVersions:
             async with self._unit_of_work() as work:
                 await notice(work, new[start : start + AT_A_TIME], at=now, by=None)
                 await work.commit()
-        if reached > until:
-            await self._looked(workspace, reached)
+        if reached != looked:
+            async with self._unit_of_work() as work:
+                await work.noticed.looked(workspace, until=reached, forget_before=until - KNOWN_FOR_MS)
+                await work.commit()
 
     async def _begin(self, workspace: str, found: Sequence[Registration], reached: int) -> None:
         """The first look: what is there already is no news."""
         async with self._unit_of_work() as work:
             for start in range(0, len(found), AT_A_TIME):
                 await work.noticed.add(found[start : start + AT_A_TIME])
-            await work.noticed.looked(workspace, until=reached, forget_before=reached - FURTHER_BACK_MS)
+            await work.noticed.looked(workspace, until=reached, forget_before=reached - KNOWN_FOR_MS)
             await work.commit()
         _log.info("versions_first_seen", workspace=workspace)
-
-    async def _looked(self, workspace: str, until: int) -> None:
-        async with self._unit_of_work() as work:
-            await work.noticed.looked(workspace, until=until, forget_before=until - FURTHER_BACK_MS)
-            await work.commit()
 
     async def _newest(self, workspace: str, until: int | None) -> list[Registration]:
         """Those that may be news, newest first; MLflow is not asked for more."""

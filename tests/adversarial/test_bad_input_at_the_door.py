@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
+from app.proxy import connections
 from app.proxy.connections import HEAD_BYTES, HEADERS, HttpConnection
 from tests.platform import PATIENCE_S, Countersign, MlflowServer
 from tests.proxying import Answer, Door, RecordingUpstream, connect, door, exchange, request, serving
@@ -213,6 +216,26 @@ def test_a_head_that_does_not_end_is_not_waited_for(sent: bytes) -> None:
     assert last.startswith(b"HTTP/1.1 408 ") or (sent.endswith(b"GET") and last.startswith(b"HTTP/1.1 200 ")), received
     if b" 408 " in last:
         assert json.loads(last.partition(b"\r\n\r\n")[2])["error_code"] == "INVALID_PARAMETER_VALUE"
+
+
+def test_what_a_reader_does_not_take_of_an_answer_that_broke_off_is_not_kept_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "FAREWELL_S", 0.05)
+    is_lost = threading.Event()
+
+    class Watched(HttpConnection):
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            is_lost.set()
+
+    async def breaks_off(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100000001")]})
+        await send({"type": "http.response.body", "body": bytes(100_000_000), "more_body": True})
+
+    with serving(breaks_off, connection=Watched) as url, connect(url) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert is_lost.wait(PATIENCE_S)
 
 
 # Not what it says it is.

@@ -42,8 +42,13 @@ class Serving:
     breaks_after: int | None = None
     breaks: int = 0
     expired: int = 0
+    says_expired: int = 403
     away: bool = False
     moved: bool = False
+    etags: dict[str, str] = field(default_factory=dict)
+    heeds_if_range: bool = True
+    replaces: dict[str, bytes] = field(default_factory=dict)
+    """What lies there, under another ETag, as soon as an answer broke off."""
     hold: threading.Event | None = None
     signed: str | None = None
     """The URL of every file, if it is a lie."""
@@ -107,11 +112,15 @@ def serving(no_credentials: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
             state.read.append((how, path, wanted))
             if how == "store" and state.expired:
                 state.expired -= 1
-                self._send(403, b"<Error/>")
+                self._send(state.says_expired, b"<Error/>")
                 return
-            content = state.files[path]
+            content, etag = state.files[path], state.etags.get(path)
+            if state.heeds_if_range and self.headers.get("If-Range", etag) != etag:
+                wanted = ""
             first = int(wanted.removeprefix("bytes=").rstrip("-") or 0)
             headers = {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"} if wanted else {}
+            if etag:
+                headers["ETag"] = etag
             self._send(206 if wanted else 200, content[first:], breaks=True, **headers)
 
         def _send(self, status: int, content: bytes, *, breaks: bool = False, **headers: str) -> None:
@@ -122,6 +131,8 @@ def serving(no_credentials: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
             self.end_headers()
             if breaks and state.breaks and state.breaks_after is not None and len(content) > state.breaks_after:
                 state.breaks -= 1
+                state.files |= state.replaces
+                state.etags |= dict.fromkeys(state.replaces.keys() & state.etags.keys(), '"another"')
                 self.wfile.write(content[: state.breaks_after])
                 self.wfile.flush()
                 if state.hold:
@@ -225,8 +236,34 @@ def test_what_an_earlier_try_left_damaged_is_had_once_more(serving: Serving, fol
     assert lies_there(folder) == FILES
 
 
-def test_a_url_that_has_expired_is_asked_for_anew(serving: Serving, folder: Path) -> None:
-    serving.expired = 1
+@pytest.mark.parametrize("heeds_if_range", [True, False])
+@pytest.mark.parametrize("etag", ['"one"', 'W/"one"', None])
+@pytest.mark.parametrize("has_urls", [True, False])
+def test_what_nothing_verifies_is_of_one_object(
+    serving: Serving, folder: Path, heeds_if_range: bool, etag: str | None, has_urls: bool
+) -> None:
+    """Some stores do not know ``If-Range``, and a weak ETag says little."""
+    path, another = "weights/model.bin", b"a" * 3_000_000
+    serving.listing = {"digest": None, "files": [{**file, "sha256": None} for file in serving.listed()["files"]]}
+    serving.has_urls, serving.heeds_if_range = has_urls, heeds_if_range
+    serving.etags = {path: etag} if etag else {}
+    serving.breaks_after, serving.breaks, serving.replaces = 2_000_000, 1, {path: another}
+    assert pull(folder).digest is None
+    assert lies_there(folder) == {**FILES, path: another}
+
+
+def test_what_nothing_verifies_is_gone_on_with_while_it_is_the_same_object(serving: Serving, folder: Path) -> None:
+    serving.listing = {"digest": None, "files": [{**file, "sha256": None} for file in serving.listed()["files"]]}
+    serving.etags = {path: f'"{path}"' for path in FILES}
+    serving.breaks_after, serving.breaks = 2_000_000, 1
+    assert pull(folder).downloaded == 3_000_012
+    assert lies_there(folder) == FILES
+
+
+@pytest.mark.parametrize("says_expired", [400, 403])
+def test_a_url_that_has_expired_is_asked_for_anew(serving: Serving, folder: Path, says_expired: int) -> None:
+    """S3 says 400 where the credentials that signed it have."""
+    serving.expired, serving.says_expired = 1, says_expired
     pull(folder)
     assert lies_there(folder) == FILES
     assert {how for how, _, _ in serving.read} == {"store"}
@@ -353,6 +390,71 @@ def test_what_holds_no_model_is_not_replaced_even_by_force(serving: Serving, fol
         with pytest.raises(InvalidUsage, match="is no folder"):
             pull(other, force=True)
     assert lies_there(folder) == {"thesis.tex": b"years of work"}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_put_there_meanwhile_is_not_replaced(serving: Serving, folder: Path, force: bool) -> None:
+    class Meanwhile:
+        def begin(self, files: int, size: int) -> None:
+            folder.mkdir()
+            (folder / "thesis.tex").write_text("years of work")
+
+        def advance(self, size: int) -> None: ...
+
+    with pytest.raises(InvalidUsage, match="holds no model" if force else "something else"):
+        pull(folder, force=force, progress=Meanwhile())
+    assert lies_there(folder) == {"thesis.tex": b"years of work"}
+    (folder / "thesis.tex").unlink()
+    assert pull(folder).downloaded == 0, "what was downloaded is kept"
+    assert lies_there(folder) == FILES
+
+
+def test_what_a_try_put_aside_that_was_killed_is_there_again(serving: Serving, folder: Path) -> None:
+    aside = folder.with_name(f".{folder.name}.countersign-replaced")
+    aside.mkdir()
+    (aside / "MLmodel").write_bytes(b"the one before")
+    serving.breaks_after, serving.breaks = 0, 99
+    with pytest.raises(InvalidUsage, match="--force"):
+        pull(folder)
+    with pytest.raises(Unreachable):
+        pull(folder, force=True)
+    assert lies_there(folder) == {"MLmodel": b"the one before"}
+    serving.breaks = 0
+    pull(folder, force=True)
+    assert lies_there(folder) == FILES
+    assert not left_behind(folder)
+
+
+def test_what_was_put_aside_is_not_forgotten_before_something_else_is_there(serving: Serving, folder: Path) -> None:
+    aside = folder.with_name(f".{folder.name}.countersign-replaced")
+    aside.mkdir()
+    (aside / "MLmodel").write_bytes(b"the one before")
+    folder.mkdir()  # by who mounts it
+    serving.breaks_after, serving.breaks = 0, 99
+    with pytest.raises(Unreachable):
+        pull(folder)
+    assert lies_there(aside) == {"MLmodel": b"the one before"}
+    serving.breaks = 0
+    pull(folder)
+    assert not left_behind(folder)
+
+
+def test_who_is_interrupted_while_a_folder_is_replaced_has_what_was_there(
+    serving: Serving, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir()
+    (folder / "MLmodel").write_bytes(b"the one before")
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if path.name == "files":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pull(folder, force=True)
+    assert lies_there(folder) == {"MLmodel": b"the one before"}
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_downloaded(serving: Serving, folder: Path) -> None:

@@ -30,6 +30,8 @@ class Alias:
 
     version: int = 1
     status: int = 200
+    has_etag: bool = True
+    """Something on the way may take it off."""
     asked: list[Seen] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -57,7 +59,7 @@ class Alias:
             "digest": "sha256:1" if self.version == 1 else None,
             "promotion_id": "prm_1",
             "flavors": ["python_function"],
-            "etag": self.etag,
+            **({"etag": self.etag} if self.has_etag else {}),
         }
 
     def becomes(self, *, version: int | None = None, status: int = 200) -> None:
@@ -270,6 +272,21 @@ def test_a_script_follows_by_a_loop(alias: Alias) -> None:
     alias.status = 404
     with pytest.raises(Refused, match="No: 404"):
         next(follow(URI))
+
+
+def test_the_same_answer_is_no_news_where_its_etag_is_taken_off(alias: Alias) -> None:
+    alias.has_etag = False
+    following = follow(URI)
+    assert next(following).version == "1"
+
+    def change() -> None:
+        until(lambda: len(alias.asked) > 3)
+        alias.becomes(version=2)
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    assert next(following).version == "2"
+    changing.join()
 
 
 def test_who_names_no_gateway_is_told_so(alias: Alias, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,11 @@ from countersign_client.errors import Changed
 from countersign_client.pulling import Pulled, pull
 
 from app.domain.digests import StoredFile
+from app.domain.errors import Unavailable
 from app.domain.names import parse_models_uri
+from app.domain.resolutions import Resolution
 from app.main import describe
+from app.routers import downloads as routes
 from app.services import downloads as downloads_module
 from tests.conftest import database_of
 from tests.governing import ROLES, Court, open_court
@@ -299,6 +303,58 @@ async def test_reading_through_the_gateway_is_written_down_once_for_a_while(gate
         assert (await gateway.content(f"models:/{model}/1", path)).status_code == 200
     physical = (await gateway.files(f"models:/{model}/1")).json()["uri"]
     assert [each["kind"] for each in await gateway.handed_out(physical)] == ["content"]
+
+
+async def test_nothing_is_read_that_could_not_be_written_down(
+    gateway: Gateway, on_disk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    downloads, who = gateway.court.gateway.services.downloads, gateway.court.person("vera", "viewers")
+    resolution = await resolved(gateway, f"models:/{on_disk}/2")
+
+    async def fail(*_: object, **__: object) -> None:
+        await asyncio.sleep(0)  # others get their turn
+        raise Unavailable("The database went away.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads, "_record", fail)
+        noted = await asyncio.gather(*(downloads._note(who, resolution) for _ in range(3)), return_exceptions=True)
+    assert [type(each) for each in noted] == [Unavailable] * 3
+    before = len(await gateway.handed_out(resolution.uri))
+    await asyncio.gather(*(downloads._note(who, resolution) for _ in range(3)))
+    assert len(await gateway.handed_out(resolution.uri)) == before + 1
+
+
+async def test_what_is_read_is_written_down_when_a_clock_that_was_ahead_is_put_right(gateway: Gateway) -> None:
+    court, who = gateway.court, gateway.court.person("vera", "viewers")
+    resolution = await resolved(gateway, f"models:/{court.model(versions=1)}/1")
+    note = court.gateway.services.downloads._note
+    court.clock.ahead += timedelta(days=2)
+    try:
+        await note(who, resolution)
+    finally:
+        court.clock.ahead -= timedelta(days=2)
+    for _ in range(2):
+        await note(who, resolution)
+    assert len(await gateway.handed_out(resolution.uri)) == 2
+
+
+async def resolved(gateway: Gateway, uri: str) -> Resolution:
+    found = await gateway.court.gateway.services.resolver.look_up(parse_models_uri(uri), "default")
+    return found.resolution
+
+
+async def test_who_stops_reading_takes_no_place_any_more(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "STUCK_S", 0.05)
+    model, places = gateway.court.model(versions=1), gateway.court.gateway.services.downloads._streams
+    with (folder_of(gateway, model) / "large").open("wb") as large:
+        large.truncate(100_000_000)
+    url, headers = f"{gateway.url}/control/v1/resolve/content", {"Authorization": f"Bearer {gateway.token('idle')}"}
+    async with httpx.AsyncClient(trust_env=False) as client:
+        params = {"uri": f"models:/{model}/1", "path": "large"}
+        async with client.stream("GET", url, params=params, headers=headers) as answer:
+            await until_left(places)
+            with pytest.raises(httpx.RemoteProtocolError):
+                await answer.aread()
 
 
 async def test_who_hangs_up_takes_no_place_any_more(gateway: Gateway) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -20,9 +20,10 @@ from app.domain.deployments import Deployment, Report, Target
 from app.domain.events import EventType, StoredEvent
 from app.domain.phases import Phase, Reason
 from app.domain.promotions import Outcome, Promotion
+from app.domain.registrations import Registration
 from app.main import describe
 from app.routers import happenings
-from app.services.noticing import SETTLED
+from app.services.noticing import SETTLED, NewVersions
 from tests.conftest import database_of
 from tests.door import until
 from tests.governing import Court, open_court
@@ -379,6 +380,52 @@ async def test_the_first_look_at_an_old_server_tells_nothing(scene: Scene, datab
         await court.worker.new_versions.look()
         told = versions_of(await events_of(court.database))
         assert told == [(f"{old}/3", None), (f"{old}/4", None)]
+
+
+class DatedRegistry:
+    """What MLflow lists, by a clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.registered: list[Registration] = []
+
+    def register(self, version: str, at: datetime) -> None:
+        created_at = int(at.timestamp() * 1000)
+        self.registered.append(Registration("default", "m", version, created_at, None, ""))
+
+    async def workspaces(self) -> list[str]:
+        return ["default"]
+
+    async def newest_versions(self, workspace: str) -> AsyncIterator[Registration]:
+        for each in sorted(self.registered, key=lambda each: each.created_at, reverse=True):
+            yield each
+
+
+async def test_every_version_is_told_once_whatever_the_clocks_were(
+    scene: Scene, database_url: str, issuer: Issuer
+) -> None:
+    async with open_court(database_url, scene.court.mlflow, issuer) as court:
+        registry = DatedRegistry()
+        new = NewVersions(court.database.unit_of_work, registry, court.clock)  # type: ignore[arg-type]  # all that it uses
+        registry.register("1", court.clock.now() - timedelta(days=1))
+        await new.look()
+        # One clock is everybody's: it is ahead by a day, is put right, and falls behind.
+        ahead, right = timedelta(days=1), timedelta(minutes=20) - timedelta(days=1)
+        for version, step in (("2", timedelta(0)), ("3", ahead), ("4", right)):
+            court.clock.ahead += step
+            registry.register(version, court.clock.now())
+            court.clock.ahead += SETTLED
+            await new.look()
+        told = [("m/2", None), ("m/3", None), ("m/4", None)]
+        assert versions_of(await events_of(court.database)) == told
+        # Nobody looks for half an hour.
+        registry.register("5", court.clock.now() + timedelta(minutes=5))
+        court.clock.ahead += timedelta(minutes=30)
+        await new.look()
+        told.append(("m/5", None))
+        assert versions_of(await events_of(court.database)) == told
+        court.clock.ahead -= timedelta(minutes=30)
+        await new.look()
+        assert versions_of(await events_of(court.database)) == told
 
 
 # The stream.

@@ -22,6 +22,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from app.adapters.object_store import ObjectStores
+from app.adapters.object_store import s3 as s3_module
 from app.domain.digests import FileDigest, StoredFile, tree_digest
 from app.domain.errors import ArtifactsUnreadable, NoArtifacts, TooLarge, Unavailable, Unresolvable
 
@@ -441,10 +442,12 @@ class SmallS3(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def small_s3(monkeypatch: pytest.MonkeyPatch, **differing: object) -> Iterator[list[str]]:
+def small_s3(
+    monkeypatch: pytest.MonkeyPatch, kind_of_server: type[SmallS3] = SmallS3, **differing: object
+) -> Iterator[list[str]]:
     """Where ``s3://bucket/m/`` is for as long as it runs; which requests it had."""
     seen: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answering", (SmallS3,), {"seen": seen, **differing}))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answering", (kind_of_server,), {"seen": seen, **differing}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     point_at(f"http://127.0.0.1:{server.server_port}", monkeypatch)
@@ -454,6 +457,46 @@ def small_s3(monkeypatch: pytest.MonkeyPatch, **differing: object) -> Iterator[l
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class VersionsWithoutEnd(SmallS3):
+    """A bucket that keeps versions, with ever more of them: of as many files, or all of one that was replaced."""
+
+    is_latest = True
+
+    def do_GET(self) -> None:
+        if "versioning" in self.path:
+            self.answer(b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>")
+            return
+        self.seen.append("versions")
+        page = len(self.seen)
+        versions = "".join(
+            f"<Version><Key>m/{page}-{number}</Key><VersionId>v</VersionId><Size>1</Size><ETag>&quot;e&quot;</ETag>"
+            f"<LastModified>2026-01-01T00:00:00.000Z</LastModified><IsLatest>{str(self.is_latest).lower()}</IsLatest>"
+            "</Version>"
+            for number in range(2)
+        )
+        self.answer(
+            f"<ListVersionsResult><IsTruncated>{str(page < 20).lower()}</IsTruncated><NextKeyMarker>m/{page}-1"
+            f"</NextKeyMarker><NextVersionIdMarker>v</NextVersionIdMarker>{versions}</ListVersionsResult>".encode()
+        )
+
+
+async def test_versions_are_listed_no_further_than_there_may_be_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.domain.digests.MOST_FILES", 3)
+    with small_s3(monkeypatch, VersionsWithoutEnd) as seen, pytest.raises(Unresolvable, match="more than 3 files"):
+        await ObjectStores().stored("s3://bucket/m/")
+    assert len(seen) == 2
+
+
+async def test_a_list_of_what_was_replaced_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_module, "_MOST_PAGES", 5)
+    with (
+        small_s3(monkeypatch, VersionsWithoutEnd, is_latest=False) as seen,
+        pytest.raises(Unresolvable, match="more than 5 pages; remove old versions"),
+    ):
+        await ObjectStores().stored("s3://bucket/m/")
+    assert len(seen) == 5
 
 
 async def test_what_s3_digested_itself_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import boto3
@@ -33,6 +34,7 @@ from app.domain.errors import (
     NoArtifacts,
     TooLarge,
     Unavailable,
+    Unresolvable,
 )
 
 _PART = 8 * 1024 * 1024
@@ -41,6 +43,8 @@ _PARTS_IN_MEMORY = 12
 """Of all objects together, beside the one that each thread digests: some 160 MiB at most."""
 _ATTEMPTS = 3
 _PIECE = 1024 * 1024
+_MOST_PAGES = 1000
+"""Of one listing, of a thousand entries each as a rule: versions that were replaced are listed, and are no files."""
 _WORTH_ASKING = 256 * 1024
 """Bytes: to ask for the checksum of a smaller object takes as long as to read it."""
 
@@ -182,22 +186,36 @@ def place_of(uri: str) -> Place:
 def _current(client: Client, place: Place, stop: Stop) -> Iterator[Answer]:
     """Every object below the prefix as it is now; with its ``VersionId`` where the bucket keeps versions."""
     if _keeps_versions(client, place):
+        pages = _pages(client, "list_object_versions", place, stop)
         try:
-            found = list(_pages(client, "list_object_versions", "Versions", place, stop))
+            first = next(pages)
         except ClientError as error:
             if not _is_refused(error):
                 raise
         else:
-            yield from (item for item in found if item["IsLatest"])
+            for page in chain([first], pages):
+                yield from (item for item in page.get("Versions", []) if item["IsLatest"])
             return
-    yield from _pages(client, "list_objects_v2", "Contents", place, stop)
+    for page in _pages(client, "list_objects_v2", place, stop):
+        yield from page.get("Contents", [])
 
 
-def _pages(client: Client, operation: str, member: str, place: Place, stop: Stop) -> Iterator[Answer]:
-    for page in client.get_paginator(operation).paginate(Bucket=place.bucket, Prefix=place.prefix):
+def _pages(client: Client, operation: str, place: Place, stop: Stop) -> Iterator[Answer]:
+    """At least one.
+
+    Raises:
+        Unresolvable: there is no end of them.
+    """
+    pages = client.get_paginator(operation).paginate(Bucket=place.bucket, Prefix=place.prefix)
+    for number, page in enumerate(pages, start=1):
         if stop.is_set():
             raise Stopped
-        yield from page.get(member, [])
+        yield page
+        if number == _MOST_PAGES and page.get("IsTruncated"):
+            raise Unresolvable(
+                f"The list of s3://{place.bucket}/{place.prefix} has more than {_MOST_PAGES:,} pages; remove old "
+                "versions of its files, or whatever else there is too much of."
+            )
 
 
 def _keeps_versions(client: Client, place: Place) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -53,10 +53,13 @@ class NoticedVersions:
         return await self._connection.scalar(query)
 
     async def looked(self, workspace: str, *, until: int, forget_before: int) -> None:
-        """A workspace was looked at; what is older than ``forget_before`` is not asked for again."""
+        """A workspace was looked at; what is older than ``forget_before`` is not asked for again.
+
+        ``until`` may be earlier than before: a clock that was ahead was put right.
+        """
         statement = insert(noticed_until).values(workspace=workspace, created_at=until)
-        later = {"created_at": func.greatest(noticed_until.c.created_at, statement.excluded.created_at)}
-        await self._connection.execute(statement.on_conflict_do_update(index_elements=["workspace"], set_=later))
+        present = {"created_at": statement.excluded.created_at}
+        await self._connection.execute(statement.on_conflict_do_update(index_elements=["workspace"], set_=present))
         await self._connection.execute(
             delete(noticed_versions).where(
                 noticed_versions.c.workspace == workspace, noticed_versions.c.created_at < forget_before

@@ -152,8 +152,10 @@ def pull(
         target.parent.mkdir(parents=True, exist_ok=True)
         # Left where it is: who removes a lock lets two others in.
         with FileLock(target.with_name(f".{target.name}.countersign.lock")):
-            if _is_there(target, found, force=force):
+            _bring_back(target)
+            if _is_there(target, found):
                 return _pulled(found, target, 0)
+            _check_free(target, found, force=force)
             partial = target.with_name(f".{target.name}.countersign-{found.key}")
             _forget_others(target, partial)
             _make_own(partial)
@@ -163,7 +165,8 @@ def pull(
             except Changed:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
-            _put(partial / "files", target)
+            _check_free(target, found, force=force)  # what was put there meanwhile is not ours
+            _put(partial / "files", target, force=force)
             shutil.rmtree(partial, ignore_errors=True)
             return _pulled(found, target, downloaded)
 
@@ -353,12 +356,18 @@ class _Download:
         """Go on with a file, from where it is."""
         url = self._urls.of(file.path)
         try:
-            first = writing.length
-            reading = self._streams.by_url(url, first) if url else self._streams.through_gateway(file.path, first)
-            with reading as (begins_at, pieces):
-                if begins_at != first:
+            if not writing.can_go_on:
+                writing.begin_anew()
+            first, etag = writing.length, writing.etag
+            by_url, through_gateway = self._streams.by_url, self._streams.through_gateway
+            with by_url(url, first, etag) if url else through_gateway(file.path, first, etag) as opened:
+                if opened.begins_at != first:
                     writing.begin_anew()
-                for piece in pieces:
+                elif first and etag != opened.etag and not file.sha256:
+                    writing.begin_anew()  # the rest of another one: asked for from its start, the next time
+                    return
+                writing.etag = None if file.sha256 else opened.etag
+                for piece in opened.pieces:
                     if self._stop.is_set():
                         raise _Stopped
                     writing.write(piece)
@@ -387,6 +396,8 @@ class _Writing:
         self.length = 0
         self.was_begun = False
         """Whether an earlier try left some of it."""
+        self.etag: str | None = None
+        """Of what was begun, where no SHA-256 would tell that the rest is of another one."""
 
     @property
     def sha256(self) -> str:
@@ -395,6 +406,11 @@ class _Writing:
     @property
     def is_wrong(self) -> bool:
         return self._file.sha256 is not None and self.sha256 != self._file.sha256
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether it would be seen that the rest is of another one."""
+        return not self.length or self._file.sha256 is not None or self.etag is not None
 
     def go_on(self) -> None:
         """Take what is there already, if it can be verified later."""
@@ -480,17 +496,23 @@ class _Urls:
         self._is_off = True
 
 
-def _is_there(target: Path, found: _Version, *, force: bool) -> bool:
-    """Whether a folder holds the version already; if not, it may be put there.
+def _is_there(target: Path, found: _Version) -> bool:
+    """Whether a folder holds the version already."""
+    if found.digest is None or not _holds_something(target):
+        return False
+    with suppress(InvalidUsage):
+        return digest_of(target) == found.digest
+    return False
+
+
+def _check_free(target: Path, found: _Version, *, force: bool) -> None:
+    """Return if a version may be put into a folder.
 
     Raises:
         InvalidUsage: there is something else.
     """
-    if not target.exists() or not any(target.iterdir()):
-        return False
-    with suppress(InvalidUsage):
-        if found.digest is not None and digest_of(target) == found.digest:
-            return True
+    if not _holds_something(target):
+        return
     if not force and found.digest is None:
         raise InvalidUsage(
             f"There is something in {target} already. No promotion has pinned this version, so nothing says whether it "
@@ -500,13 +522,28 @@ def _is_there(target: Path, found: _Version, *, force: bool) -> bool:
         raise InvalidUsage(f"There is something else in {target}. Remove it, or replace it with --force.")
     if not (target / _MODEL_FILE).is_file():
         raise InvalidUsage(f"{target} holds no model (no {_MODEL_FILE}): it is not replaced, not even with --force.")
-    return False
+
+
+def _holds_something(target: Path) -> bool:
+    return target.exists() and any(target.iterdir())
+
+
+def _aside(target: Path) -> Path:
+    """Where what is replaced is for a moment."""
+    return target.with_name(f".{target.name}.countersign-replaced")
+
+
+def _bring_back(target: Path) -> None:
+    """Have what was there under its name again, if a try ended before anything else was."""
+    before = _aside(target)
+    if not os.path.lexists(target) and before.is_dir() and not before.is_symlink():
+        before.rename(target)
 
 
 def _forget_others(target: Path, partial: Path) -> None:
     """What earlier tries left of other versions."""
     for each in target.parent.glob(f".{_escaped(target.name)}.countersign-*"):
-        if each != partial and each.is_dir() and not each.is_symlink():
+        if each not in {partial, _aside(target)} and each.is_dir() and not each.is_symlink():
             shutil.rmtree(each, ignore_errors=True)
 
 
@@ -531,22 +568,26 @@ def _escaped(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def _put(files: Path, target: Path) -> None:
-    """Give the files their name, at once; what had it before is gone then."""
-    before = target.with_name(f".{target.name}.countersign-replaced")
-    if target.exists() and any(target.iterdir()):
+def _put(files: Path, target: Path, *, force: bool) -> None:
+    """Give the files their name, at once; what had it before is gone then.
+
+    Whatever happens in between, it is there: under its name again, or at least aside for the next try.
+    """
+    before = _aside(target)
+    if force and _holds_something(target):
         shutil.rmtree(before, ignore_errors=True)
-        target.rename(before)
         try:
+            target.rename(before)
             files.rename(target)
-        except OSError:
-            before.rename(target)
+        except BaseException:
+            with suppress(OSError):  # there is something under its name
+                before.rename(target)
             raise
-        shutil.rmtree(before, ignore_errors=True)
-        return
-    if target.exists():
-        target.rmdir()
-    files.rename(target)
+    else:
+        with suppress(FileNotFoundError):
+            target.rmdir()  # fails if there is something in it by now
+        files.rename(target)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 @contextmanager

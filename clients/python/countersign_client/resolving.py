@@ -76,34 +76,41 @@ def follow(
         Refused: at first there is no such thing; or, at any time, you may not.
         NotSignedIn: the token has ended, and no other can be had.
     """
-    address, seen = gateway_address(gateway or gateway_of_environment()), None
+    address = gateway_address(gateway or gateway_of_environment())
+    last: Resolved | None = None
     pause, why = 0.0, ""
     while True:
         if pause:
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # so that not all come back at once
         began = time.monotonic()
+        seen, wait_s = (last.etag, 0 if why else _WAIT_S) if last else (None, 0)
         try:
-            found = _asked(address, uri, workspace, seen=seen, wait_s=_WAIT_S if seen is not None and not why else 0)
+            found = _asked(address, uri, workspace, seen=seen, wait_s=wait_s)
         except Unreachable as error:
             reason = str(error)
         except Refused as error:
-            if seen is None or error.status not in _MAY_PASS:
+            if last is None or error.status not in _MAY_PASS:
                 raise
             reason = str(error)
         else:
             if why:
                 say("There is an answer again.")
             why, pause = "", 0.0
-            if found is None or (seen is not None and found.etag == seen):
+            if found is None or (last and _is_same(found, last)):
                 # A gateway that stops answers at once; and a caller who asks again at once would keep it busy.
                 pause = _PAUSES_S[0] if time.monotonic() - began < _AT_ONCE_S else 0.0
                 continue
-            seen = found.etag or ""
+            last = found
             yield found
             continue
         if reason != why:
             say(f"{reason} Trying on …")
         why, pause = reason, min(2 * pause or _PAUSES_S[0], _PAUSES_S[1])
+
+
+def _is_same(found: Resolved, last: Resolved) -> bool:
+    """Whether an answer says nothing new, also where something on the way takes its ETag off."""
+    return found.etag == last.etag if found.etag and last.etag else found.document == last.document
 
 
 def _asked(

@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import requests
@@ -19,10 +20,18 @@ from countersign_client.wire import NO_PROXY, TIMEOUT_S, TOO_MANY, USER_AGENT, p
 
 _PIECE = 1024 * 1024
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/(?:[0-9]+|\*)", re.ASCII)
+_STRONG_ETAG = re.compile(r'"[!#-~]*"', re.ASCII)
+"""A weak one (``W/``) is the same for bytes that differ (RFC 9110, section 8.8.1)."""
 _LONGEST_PROBLEM = 64 * 1024
 
-Pieces = tuple[int, Iterator[bytes]]
-"""From which byte on, and the bytes."""
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file from a byte on. The same ``etag`` means the same bytes; none: nothing says which they are."""
+
+    begins_at: int
+    etag: str | None
+    pieces: Iterator[bytes]
 
 
 class Broken(ClientError):
@@ -63,27 +72,30 @@ class Streams:
                     response.raw.shutdown()
 
     @contextmanager
-    def by_url(self, url: str, first: int) -> Iterator[Pieces]:
-        """Raises ``Broken``, ``NotAllowed``, ``Gone``, ``Refused``."""
+    def by_url(self, url: str, first: int, etag: str | None = None) -> Iterator[Opened]:
+        """From ``first`` on if it is still what had that ETag, else from the start; a store may not heed it.
+
+        Raises ``Broken``, ``NotAllowed``, ``Gone``, ``Refused``.
+        """
         host = _host_of(url)
         if not host:
             raise Refused("The gateway gave a URL that is none of a store.")
-        with self._opened(url, {}, first, token=None, is_near=host in LOOPBACK) as response:
+        with self._opened(url, {}, first, etag, token=None, is_near=host in LOOPBACK) as response:
             match response.status_code:
-                case 401 | 403:
+                case 400 | 401 | 403:  # 400: of S3, when the credentials that signed it have expired
                     raise NotAllowed("The store does not take the URL.")
                 case 404 | 410 | 412:
                     raise Gone("")
-            yield self._pieces(response, first, "The store")
+            yield self._found(response, first, "The store")
 
     @contextmanager
-    def through_gateway(self, path: str, first: int) -> Iterator[Pieces]:
-        """Raises ``Broken``, ``Gone``, ``Refused``, ``NotSignedIn``."""
+    def through_gateway(self, path: str, first: int, etag: str | None = None) -> Iterator[Opened]:
+        """As ``by_url``. Raises ``Broken``, ``Gone``, ``Refused``, ``NotSignedIn``."""
         url, query = f"{self._gateway}/control/v1/resolve/content", {**self._query, "path": path}
         is_near = (origin_of(self._gateway) or "").startswith("http:")
         token = token_for(self._gateway, scopes=RESOLVE_SCOPES)
         for attempt in (1, 2):
-            with self._opened(url, query, first, token=token, is_near=is_near) as response:
+            with self._opened(url, query, first, etag, token=token, is_near=is_near) as response:
                 if response.status_code == requests.codes.unauthorized and attempt == 1:
                     token = token_for(self._gateway, refused=token, scopes=RESOLVE_SCOPES)
                     continue
@@ -91,12 +103,12 @@ class Streams:
                     raise NotSignedIn(self._gateway)
                 if response.status_code in {404, 409, 412, 416}:
                     raise Gone(_detail(response))
-                yield self._pieces(response, first, self._gateway)
+                yield self._found(response, first, self._gateway)
                 return
 
     @contextmanager
     def _opened(
-        self, url: str, query: Mapping[str, str], first: int, *, token: str | None, is_near: bool
+        self, url: str, query: Mapping[str, str], first: int, etag: str | None, *, token: str | None, is_near: bool
     ) -> Iterator[requests.Response]:
         def authorise(request: requests.PreparedRequest) -> requests.PreparedRequest:
             # Without this, `requests` would send what ~/.netrc has for the host.
@@ -107,6 +119,8 @@ class Streams:
         headers = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}
         if first:
             headers["Range"] = f"bytes={first}-"
+            if etag:
+                headers["If-Range"] = etag
         has_answered = False
         try:
             with self._session().get(
@@ -132,7 +146,7 @@ class Streams:
             where = self._gateway if token else "The artifact store"
             raise Broken(f"{where} does not answer, or broke off.", has_answered=has_answered) from None
 
-    def _pieces(self, response: requests.Response, first: int, where: str) -> Pieces:
+    def _found(self, response: requests.Response, first: int, where: str) -> Opened:
         status = response.status_code
         if status == TOO_MANY or status >= 500:
             raise Broken(f"{where} cannot answer now ({status}).", has_answered=True)
@@ -144,7 +158,12 @@ class Streams:
             begins_at = int(found.group(1)) if found else -1
             if begins_at != first:
                 raise Refused(f"{where} sent another part of the file than was asked for.")
-        return begins_at, response.raw.stream(_PIECE, decode_content=False)
+        etag = response.headers.get("ETag", "")
+        return Opened(
+            begins_at,
+            etag if _STRONG_ETAG.fullmatch(etag) else None,
+            response.raw.stream(_PIECE, decode_content=False),
+        )
 
     def _session(self) -> requests.Session:
         """One for each thread: connections are used again."""
