@@ -194,7 +194,8 @@ async def world(simulated: KServe, tmp_path: Path) -> AsyncIterator[World]:
     cluster.webhooks[:] = before
     cluster.is_away = False
     simulated.outcomes.clear()
-    simulated.knows_canary, simulated.is_paused = True, False
+    simulated.knows_canary, simulated.has_gateway, simulated.is_paused = True, True, False
+    simulated.waits_for_canaries = False
     simulated.disallowed.clear()
     for plural in ("inferenceservices", "deployments", "revisions", "pods", "events", "servingruntimes"):
         for each in cluster.list(plural, namespace):

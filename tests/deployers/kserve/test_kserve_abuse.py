@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from countersign_deployer.calls import take
+from countersign_deployer.contract import Deployment
 from countersign_deployer.problems import Problem
 from countersign_kserve.names import SLOTS, deployment_name, service_name
+from countersign_kserve.state import Step
 
-from tests.deployers.kserve.conftest import World, uri_of
-from tests.deployers.kserve.simulator.kserve import not_loaded
+from tests.deployers.kserve.conftest import World, uri_of, wanted
+from tests.deployers.kserve.simulator.kserve import LOADING, not_loaded
 
 
 @pytest.mark.parametrize("end", ["green", "blue", "predictor", "transformer", "explainer"])
@@ -72,6 +75,86 @@ async def test_two_that_never_served_leave_nothing_half_deployed(world: World) -
     await world.rest(deployer)
     assert deployer.said() == ("Failed", "ModelLoadFailed")
     assert not world.deployments()
+
+
+@pytest.mark.parametrize("generation", [2, 3])
+@pytest.mark.parametrize("allow_delete", [False, True])
+async def test_a_roll_that_fails_after_the_state_was_lost_leaves_the_pods_that_serve(
+    world: World, allow_delete: bool, generation: int
+) -> None:
+    """Nobody knows any more what they are of: the object says the version that does not come up."""
+    first = world.deployer(allow_delete=allow_delete)
+    await first.call(1, "6")
+    await world.rest(first)
+    serving = world.pods()
+    world.kserve.outcomes[f"{uri_of('7')}/"] = LOADING
+    await first.call(2, "7")
+    await world.rest(first)
+    second = world.deployer(allow_delete=allow_delete)  # with a state of its own, which is empty
+    world.kserve.outcomes[f"{uri_of('7')}/"] = not_loaded("ValueError: no")
+    await second.call(generation, "7")
+    await world.rest(second)
+    assert second.said() == ("Failed", "ModelLoadFailed")
+    assert second.resource().message.endswith("What is there is left as it is.")
+    assert serving < world.pods()
+    await second.call(4, "8")
+    await world.rest(second)
+    assert (second.said(), second.serving()) == (("Ready", ""), {"8": (100, True)})
+
+
+async def test_what_was_stopped_before_the_state_was_lost_is_stopped_again(world: World) -> None:
+    first = world.deployer()
+    for generation, version in ((1, "6"), (2, None)):
+        await first.call(generation, version)
+        await world.rest(first)
+    world.kserve.outcomes[f"{uri_of('7')}/"] = not_loaded("ValueError: no")
+    second = world.deployer()
+    await second.call(3, "7")
+    await world.rest(second)
+    assert second.said() == ("Failed", "ModelLoadFailed")
+    assert not world.pods()
+
+
+async def test_what_was_taken_over_and_cannot_be_replaced_is_left(world: World) -> None:
+    model = {"modelFormat": {"name": "mlflow"}, "storageUri": "s3://theirs/"}
+    theirs = {
+        "metadata": {"name": "iris", "namespace": world.namespace},
+        "spec": {"predictor": {"minReplicas": 1, "model": model}},
+    }
+    world.cluster.put("inferenceservices", theirs)
+    world.kserve.settle()
+    serving = world.pods()
+    world.kserve.outcomes[f"{uri_of('7')}/"] = not_loaded("ValueError: no")
+    deployer = world.deployer(adopt=True, force=True, allow_delete=True)
+    await deployer.call(1, "7")
+    await world.rest(deployer)
+    assert deployer.said() == ("Failed", "ModelLoadFailed")
+    assert deployer.resource().message.endswith("What is there is left as it is.")
+    assert serving < world.pods()
+    mended = {"spec": {"predictor": {"model": {"storageUri": "s3://theirs/again/"}}}}
+    world.cluster.patch("inferenceservices", "iris", mended, world.namespace, manager="kubectl-edit")
+    await world.rest(deployer)
+    service = world.service()
+    assert service is not None
+    assert service["spec"]["predictor"]["model"]["storageUri"] == "s3://theirs/again/"
+
+
+async def test_what_answers_is_not_taken_away_by_the_verdict_on_what_came_after(world: World) -> None:
+    """The first version came up, and was superseded before anybody said so."""
+    deployer = world.deployer(allow_delete=True)
+    await deployer.call(1, "7")
+    await deployer.reconciler.reconcile()
+    world.kserve.settle()
+    serving = world.pods()
+    world.kserve.outcomes[f"{uri_of('8')}/"] = not_loaded("ValueError: no")
+    await deployer.call(2, "8")
+    await world.rest(deployer)
+    assert deployer.said() == ("Failed", "ModelLoadFailed")
+    assert serving < world.pods()
+    assert deployer.resource().step is Step.LEFT
+    world.cluster.remove("inferenceservices", "iris", world.namespace)
+    await world.rest(deployer)
+    assert world.service() is None, "what somebody cleared away is not made again"
 
 
 async def test_an_object_on_its_way_out_is_waited_for_and_made_anew(world: World) -> None:
@@ -149,6 +232,25 @@ async def test_options_open_no_door(world: World, config: dict[str, object]) -> 
     assert refused.value.status == 422
     assert refused.value.fields[0][0].startswith("data.config.")
     assert deployer.store.snapshot().resources == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"model": {"uri": "s3://models/$(AWS_SECRET_ACCESS_KEY)"}}, "data.model.uri"),
+        ({"traffic": {"uri": "s3://models/$(HOME)"}}, "data.traffic.stable.uri"),
+    ],
+)
+async def test_an_address_in_which_kubernetes_would_put_a_variable_is_refused(
+    world: World, changes: dict[str, dict[str, str]], field: str
+) -> None:
+    deployer = world.deployer()
+    call = wanted(1, "7", stable="6", weight=10).model_dump(mode="json")
+    call["model"] |= changes.get("model", {})
+    call["traffic"]["stable"] |= changes.get("traffic", {})
+    with pytest.raises(Problem) as refused:
+        await take(Deployment.model_validate(call), deployer.store, deployer.reconciler.accept)
+    assert [name for name, _ in refused.value.fields] == [field]
 
 
 async def test_a_verdict_while_the_cluster_is_away_is_put_right_when_it_is_back(world: World) -> None:

@@ -254,6 +254,7 @@ async def test_an_object_that_is_not_ours_is_taken_over_where_that_is_set(kube_a
     await kube_api.other.create(InferenceService.from_dict(theirs))
     deployer = kube_api.deployer(adopt=True, force=True)
     await deployer.call(1, "7")
+    await deployer.reconciler.reconcile()  # a look, before it is changed
     await deployer.reconciler.reconcile()
     assert (await kube_api.service())["spec"]["predictor"]["annotations"]["countersign/model-version"] == "7"
 

@@ -184,6 +184,22 @@ def test_kserves_version_is_read(version: str, known: tuple[int, int] | None) ->
     assert settings(kserve_version=version).known_version == known
 
 
+@pytest.mark.parametrize(
+    ("said", "version", "written"),
+    [
+        ("RawDeployment", "auto", "Standard"),
+        ("Serverless", "0.20", "Knative"),
+        ("Standard", "0.16", "Standard"),
+        ("Standard", "0.15", "RawDeployment"),
+        ("Serverless", "0.15", "Serverless"),
+    ],
+)
+def test_a_mode_is_written_as_this_kserve_calls_it(said: str, version: str, written: str) -> None:
+    chosen = settings(deployment_mode=said, kserve_version=version)
+    manifest = inference_service(chosen, PLACE, Plan(generation=1, main=SIX), Layout(SIX))
+    assert manifest["metadata"]["annotations"][names.DEPLOYMENT_MODE] == written
+
+
 def test_the_readme_lists_every_setting_with_its_default() -> None:
     text = README.read_text()
     for name, field in Settings.model_fields.items():
@@ -266,6 +282,17 @@ def test_a_canary_has_the_name_that_the_crd_wants_and_the_stable_one_has_none() 
     assert "maxReplicas" not in canary["predictor"]
 
 
+@pytest.mark.parametrize(("least", "most", "bounds"), [(1, 1, (2, 2)), (2, 3, (4, 4)), (2, 9, (4, 9))])
+def test_beside_a_canary_the_number_is_of_both(least: int, most: int, bounds: tuple[int, int]) -> None:
+    """KServe takes the canary's pods off it (kserve#5672)."""
+    plan = Plan(generation=1, options={"min_replicas": least, "max_replicas": most})
+    both = inference_service(settings(), PLACE, plan, Layout(SIX, "", SEVEN, "green", 10))["spec"]
+    assert (both["predictor"]["minReplicas"], both["predictor"]["maxReplicas"]) == bounds
+    assert both["canary"][0]["predictor"]["minReplicas"] == least
+    alone = inference_service(settings(), PLACE, plan, Layout(SIX))["spec"]["predictor"]
+    assert (alone["minReplicas"], alone["maxReplicas"]) == (least, most)
+
+
 def test_a_canary_and_what_it_becomes_have_the_same_pods() -> None:
     before = inference_service(settings(), PLACE, Plan(generation=1), Layout(SIX, "", SEVEN, "green", 10))["spec"]
     after = inference_service(settings(), PLACE, Plan(generation=2), Layout(SEVEN, "green"))["spec"]["predictor"]
@@ -299,6 +326,29 @@ def up(name: str, version: Version, template: str) -> Json:
         "spec": {"replicas": 1, "template": {"metadata": {"annotations": {names.TEMPLATE: template}}}},
         "status": {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "availableReplicas": 1},
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_up"),
+    [
+        ({}, True),
+        ({"availableReplicas": 2}, True),
+        ({"availableReplicas": 1}, False),
+        ({"replicas": 5}, False),
+        ({"observedGeneration": 0}, False),
+    ],
+)
+def test_a_version_is_up_when_no_other_pods_are_left_and_as_many_as_planned_answer(changes: Json, is_up: bool) -> None:
+    deployment = up("iris-predictor", SIX, "t")
+    deployment["spec"]["replicas"] = 4
+    deployment["status"] = {
+        **deployment["status"],
+        "replicas": 4,
+        "updatedReplicas": 4,
+        "availableReplicas": 4,
+    } | changes
+    assert live.is_rolled_out(deployment, "t", 2) is is_up
+    assert not live.is_rolled_out(deployment, "another", 2)
 
 
 @pytest.mark.parametrize(("weights", "is_ready"), [((90, 10), True), ((100, 0), False), ((0, 100), False)])
@@ -412,9 +462,11 @@ def test_why_a_container_ended_is_understood(container: str, message: str, reaso
     assert not early.is_final, "one restart may have been bad luck"
 
 
-def test_pods_of_other_versions_say_nothing_of_this_one() -> None:
+def test_pods_of_other_versions_say_nothing_of_this_one_nor_do_those_that_go() -> None:
     failing = pod(containerStatuses=[ended("kserve-container", "ValueError")])
     assert of_pods([failing], "another", crash_restarts=1) is None
+    failing["metadata"]["deletionTimestamp"] = "2026-11-21T09:00:00Z"
+    assert of_pods([failing], "t", crash_restarts=1) is None
     assert (
         of_pods([pod(containerStatuses=[{"name": "kserve-container", "ready": True}])], "t", crash_restarts=1) is None
     )

@@ -211,6 +211,35 @@ async def test_a_canary_gets_its_share_when_it_is_up_and_is_promoted_without_a_r
     assert set(world.deployments()) == {"iris-green-predictor", "iris-blue-predictor"}
 
 
+@pytest.mark.parametrize("waits_for_canaries", [False, True])
+async def test_what_serves_keeps_its_pods_beside_a_canary_and_after_it(world: World, waits_for_canaries: bool) -> None:
+    """KServe takes the canary's pods off the stable ones."""
+    world.kserve.disallowed.update(CHANGING)
+    world.kserve.waits_for_canaries = waits_for_canaries
+    deployer = world.deployer()
+    ten = {"config": {"min_replicas": 10}}
+    await deployer.call(1, "6", **ten)
+    await world.rest(deployer)
+    pods = world.pods()
+    world.kserve.outcomes[at("7")] = LOADING
+    await deployer.call(2, "7", weight=5, stable="6", **ten)
+    await world.rest(deployer)
+    assert pods < world.pods()
+    assert deployer.serving() == {"6": (100, True), "7": (0, False)}
+    del world.kserve.outcomes[at("7")]
+    world.kserve.settle()
+    await world.rest(deployer)
+    assert deployer.serving() == {"6": (95, True), "7": (5, True)}
+    assert {name: each["spec"]["replicas"] for name, each in world.deployments().items()} == {
+        "iris-predictor": 10,
+        "iris-green-predictor": 10,
+    }
+    await deployer.call(3, "6", **ten)
+    await world.rest(deployer)
+    assert deployer.said() == ("Ready", "")
+    assert len(world.pods()) == 10
+
+
 async def test_a_canary_that_is_not_up_is_never_given_the_name_of_what_serves(world: World) -> None:
     """KServe deletes a Deployment whose name is not wanted any more at once."""
     deployer = world.deployer()
@@ -228,6 +257,17 @@ async def test_a_canary_that_is_not_up_is_never_given_the_name_of_what_serves(wo
     world.kserve.settle()
     await world.rest(deployer)
     assert deployer.said() == ("Ready", "")
+
+
+async def test_what_rolls_out_of_its_place_answers_on_though_it_is_to_be_the_canary(world: World) -> None:
+    deployer = world.deployer()
+    await deployer.call(1, "6")
+    await world.rest(deployer)
+    world.kserve.outcomes[at("5")] = LOADING
+    await deployer.call(2, "6", weight=10, stable="5")
+    await world.rest(deployer)
+    assert deployer.said() == ("Progressing", "")
+    assert deployer.serving() == {"5": (0, False), "6": (100, True)}
 
 
 async def test_a_canary_that_fails_is_taken_away_and_nothing_else_is_touched(world: World) -> None:
@@ -272,6 +312,59 @@ async def test_a_share_that_this_kserve_cannot_give_is_refused_when_it_is_asked_
     assert refused.value.status == 422
     assert refused.value.fields[0][0] == field
     assert not deployer.store.snapshot().resources
+
+
+async def test_a_share_that_nothing_would_give_is_refused_and_what_served_serves_on(world: World) -> None:
+    """Without the Gateway API, KServe makes an Ingress, and its status says the percent that was asked for."""
+    world.kserve.has_gateway = False
+    deployer = world.deployer()
+    await deployer.call(1, "6")
+    await world.rest(deployer)
+    assert deployer.said() == ("Ready", "")
+    await deployer.call(2, "7", stable="6", weight=10)
+    await world.rest(deployer)
+    assert deployer.said() == ("Failed", "ConfigRefused")
+    assert "Gateway API" in deployer.resource().message
+    assert deployer.serving() == {"6": (100, True)}
+    assert set(world.deployments()) == {"iris-predictor"}
+    await deployer.call(3, "7")
+    await world.rest(deployer)
+    assert deployer.serving() == {"7": (100, True)}, "all at once needs no split"
+
+
+async def test_a_route_that_is_not_there_yet_is_waited_for(world: World) -> None:
+    deployer = world.deployer(settle_s=60)
+    await deployer.call(1, "6")
+    await world.rest(deployer)
+    world.kserve.has_gateway = False
+    world.cluster.remove("httproutes", "iris-predictor", world.namespace)
+    await deployer.call(2, "7", stable="6", weight=10)
+    await world.rest(deployer)
+    assert deployer.said() == ("Progressing", "ConfigRefused")
+    world.kserve.has_gateway = True
+    world.kserve.settle()
+    await world.rest(deployer)
+    assert deployer.said() == ("Ready", "")
+    assert deployer.serving() == {"6": (90, True), "7": (10, True)}
+
+
+async def test_an_autoscaler_that_wants_more_than_there_is_makes_nobody_ill(world: World) -> None:
+    deployer = world.deployer()
+    await deployer.call(1, "7", config={"min_replicas": 2, "max_replicas": 6})
+    await world.rest(deployer)
+    world.kserve.is_paused = True
+    scaled = world.deployments()["iris-predictor"]
+    scaled["spec"]["replicas"] = 4
+    scaled = world.cluster.put("deployments", scaled, manager="hpa")
+    counts = {"replicas": 4, "updatedReplicas": 4, "availableReplicas": 2}
+    status = {**scaled["status"], **counts, "observedGeneration": scaled["metadata"]["generation"]}
+    world.cluster.put("deployments", {**scaled, "status": status}, subresource="status")
+    await deployer.reconciler.reconcile()
+    assert (deployer.said(), deployer.serving()) == (("Ready", ""), {"7": (100, True)})
+    await deployer.call(2, "7", config={"min_replicas": 3, "max_replicas": 6})
+    await deployer.reconciler.reconcile()
+    await deployer.reconciler.reconcile()
+    assert deployer.said() == ("Progressing", ""), "two are fewer than the plan's least"
 
 
 async def test_without_canaries_all_at_once_lets_go_of_what_served(world: World) -> None:

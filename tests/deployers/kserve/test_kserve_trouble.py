@@ -12,6 +12,7 @@ from countersign_deployer.problems import Problem
 from countersign_deployer.server import Signals
 from countersign_deployer.state import StateStore
 from countersign_kserve.cluster import SERVICES, ApiServer, CannotConnect, Watched
+from countersign_kserve.names import CHANGING
 from countersign_kserve.reconciler import Reconciler
 from countersign_kserve.state import State
 
@@ -28,6 +29,7 @@ ALL = [
     },
     {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
+    {"apiGroups": ["gateway.networking.k8s.io"], "resources": ["httproutes"], "verbs": ["get"]},
 ]
 
 
@@ -130,6 +132,7 @@ async def test_what_would_be_refused_is_tried_before_it_is_done(world: World) ->
         (Act("get", "serving.kserve.io", "inferenceservices"), ("Failed", "PolicyDenied")),
         (Act("list", "apps", "deployments"), ("Failed", "PolicyDenied")),
         (Act("list", "", "pods"), ("Ready", "")),
+        (Act("get", "gateway.networking.k8s.io", "httproutes"), ("Ready", "")),
     ],
 )
 async def test_a_right_that_is_missing_is_named_and_that_of_looking_at_pods_may_be(
@@ -142,6 +145,19 @@ async def test_a_right_that_is_missing_is_named_and_that_of_looking_at_pods_may_
     assert deployer.said() == end
     if end[0] == "Failed":
         assert act.resource in deployer.resource().message.lower()
+    world.account.rules = {"": [EVERYTHING]}
+
+
+async def test_a_share_that_cannot_be_looked_at_is_refused(world: World) -> None:
+    deployer = world.deployer()
+    await deployer.call(1, "6")
+    await world.rest(deployer)
+    world.account.rules = {world.namespace: without(ALL, Act("get", "gateway.networking.k8s.io", "httproutes"))}
+    await deployer.call(2, "7", stable="6", weight=10)
+    await world.rest(deployer)
+    assert deployer.said() == ("Failed", "ConfigRefused")
+    assert "Gateway API" in deployer.resource().message
+    assert set(world.deployments()) == {"iris-predictor"}
     world.account.rules = {"": [EVERYTHING]}
 
 
@@ -194,6 +210,44 @@ async def test_a_change_by_somebody_who_keeps_the_field_is_a_conflict_that_names
     await deployer.reconciler.reconcile()
     assert deployer.said() == ("Ready", "FieldManagerConflict")
     assert "kubectl-edit" in deployer.resource().message
+
+
+async def test_an_old_crash_of_what_serves_is_no_verdict_on_what_is_new(world: World) -> None:
+    world.kserve.disallowed.update(CHANGING)
+    three = {"config": {"min_replicas": 3}}
+    deployer = world.deployer()
+    await deployer.call(1, "6", **three)
+    await world.rest(deployer)
+    world.kserve.is_paused = True
+    (pod, *_) = world.cluster.list("pods", world.namespace)
+    crash = {"exitCode": 137, "reason": "Error", "message": "the node was started anew"}
+    (container,) = pod["status"]["containerStatuses"]
+    container |= {"ready": False, "restartCount": 2, "lastState": {"terminated": crash}}
+    world.cluster.put("pods", pod, subresource="status")
+    deployment = world.deployments()["iris-predictor"]
+    deployment["status"]["availableReplicas"] = 2
+    world.cluster.put("deployments", deployment, subresource="status")
+    await deployer.call(2, "7", stable="6", weight=10, **three)
+    for _ in range(3):
+        await deployer.reconciler.reconcile()
+    assert deployer.said() == ("Progressing", "Unhealthy")
+    assert deployer.resource().message.startswith("Version 6: ")
+    world.kserve.outcomes[f"{uri_of('7')}/"] = not_loaded("ValueError: no")
+    world.kserve.is_paused = False
+    await world.rest(deployer)
+    assert deployer.said() == ("Failed", "ModelLoadFailed")
+    assert deployer.resource().message.startswith("Version 7: ")
+
+
+@pytest.mark.parametrize("mode", ["RawDeployment", "Serverless"])
+async def test_an_older_name_of_the_mode_works_more_than_once(world: World, mode: str) -> None:
+    """KServe writes today's into the status, and refuses every update that says the other."""
+    deployer = world.deployer(deployment_mode=mode)
+    for generation, version in ((1, "6"), (2, "7"), (3, None)):
+        await deployer.call(generation, version)
+        await world.rest(deployer)
+        assert deployer.said() == ("Ready", "")
+    assert not world.pods()
 
 
 async def test_a_mode_that_an_object_cannot_change_to_is_refused_in_kserves_words(world: World) -> None:

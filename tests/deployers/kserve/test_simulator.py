@@ -738,6 +738,24 @@ async def test_a_canary_is_a_deployment_of_its_own_and_becomes_stable_without_a_
     assert [each["metadata"]["name"] for each in cluster.list("deployments", "things")] == ["iris-v2-predictor"]
 
 
+@pytest.mark.parametrize("waits_for_canaries", [False, True])
+async def test_a_canary_takes_its_pods_from_the_stable_ones(cluster: Cluster, waits_for_canaries: bool) -> None:
+    kserve = KServe(cluster, waits_for_canaries=waits_for_canaries)
+    kserve.outcomes["s3://b/2/"] = LOADING
+    canary = {"trafficPercent": 50, "predictor": {"name": "v2", "model": {"storageUri": "s3://b/2/"}}}
+    predictor = service()["spec"]["predictor"] | {"minReplicas": 5}
+    cluster.put("inferenceservices", service(predictor=predictor, canary=[canary]))
+    kserve.settle()
+    route = cluster.get("httproutes", "iris-predictor", "things")
+    assert route is not None
+    assert rolled(cluster, "iris-v2-predictor")["spec"]["replicas"] == 3
+    assert rolled(cluster)["spec"]["replicas"] == (5 if waits_for_canaries else 2)
+    assert len(route["spec"]["rules"][0]["backendRefs"]) == (1 if waits_for_canaries else 2)
+    kserve.outcomes.clear()
+    kserve.settle()
+    assert rolled(cluster)["spec"]["replicas"] == 2
+
+
 async def test_an_older_kserve_knows_no_canary(cluster: Cluster) -> None:
     kserve = KServe(cluster, knows_canary=False)
     canary = {"trafficPercent": 10, "predictor": {"name": "v2", "model": {"storageUri": "s3://b/2/"}}}
@@ -804,10 +822,23 @@ async def test_kserves_webhook_denies_with_the_code_of_a_missing_right(
 
 async def test_the_mode_of_a_service_cannot_change(cluster: Cluster, kserve: KServe, http: httpx.AsyncClient) -> None:
     cluster.put("inferenceservices", service())
+    kserve.settle()
     path = "/apis/serving.kserve.io/v1beta1/namespaces/things/inferenceservices/iris"
     change = {"metadata": {"annotations": {MODE: "Knative"}}}
     answer = await http.patch(path, json=change, headers={"Content-Type": "application/merge-patch+json"})
     assert "deploymentMode cannot be changed" in answer.json()["message"]
+
+
+async def test_who_calls_the_mode_by_its_older_name_can_change_nothing_later(
+    cluster: Cluster, kserve: KServe, http: httpx.AsyncClient
+) -> None:
+    cluster.put("inferenceservices", service(mode="RawDeployment"))
+    kserve.settle()
+    assert told(cluster)["deploymentMode"] == "Standard"
+    path = "/apis/serving.kserve.io/v1beta1/namespaces/things/inferenceservices/iris"
+    change = {"metadata": {"annotations": {"serving.kserve.io/stop": "true"}}}
+    answer = await http.patch(path, json=change, headers={"Content-Type": "application/merge-patch+json"})
+    assert "cannot be changed from 'Standard' to 'RawDeployment'" in answer.json()["message"]
 
 
 async def test_a_runtime_that_is_not_there_is_told(cluster: Cluster, kserve: KServe) -> None:

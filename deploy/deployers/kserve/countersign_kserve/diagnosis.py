@@ -88,7 +88,7 @@ class Symptom:
 
 def of_pods(pods: Sequence[Json], template: str, *, crash_restarts: int) -> Symptom | None:
     """What is wrong with the pods of a version, the worst first; none if nothing is."""
-    ours = [pod for pod in pods if _annotations(pod).get(names.TEMPLATE) == template]
+    ours = [pod for pod in pods if _annotations(pod).get(names.TEMPLATE) == template and not _is_leaving(pod)]
     found = sorted(
         (symptom for pod in ours for symptom in _of_pod(pod, crash_restarts)), key=lambda each: not each.is_final
     )
@@ -111,7 +111,7 @@ def of_failure(info: Json) -> Symptom:
     if kind in INVALID_SPEC:
         return Symptom(INVALID_SPEC[kind], tail(f"KServe: {kind}: {message}"), is_final=True)
     reason = _first(_CONTAINER, message) or _first(_STORAGE, message) or Reason.MODEL_LOAD_FAILED
-    return Symptom(reason, tail(message) or f"KServe: {kind}", is_final=_is_bad(reason))
+    return Symptom(reason, tail(message) or f"KServe: {kind}", is_final=is_bad(reason))
 
 
 def _of_pod(pod: Json, crash_restarts: int) -> Iterator[Symptom]:
@@ -142,17 +142,21 @@ def _of_container(container: Json, crash_restarts: int) -> Symptom | None:
         reason = _first(_STORAGE, said) or Reason.STORAGE_UNREACHABLE
     else:
         reason = _first(_CONTAINER, said) or Reason.MODEL_LOAD_FAILED
-    is_final = _is_bad(reason) and container.get("restartCount", 0) >= crash_restarts
+    is_final = is_bad(reason) and container.get("restartCount", 0) >= crash_restarts
     return Symptom(reason, tail(f"{container.get('name')} ended with {ended.get('exitCode')}: {said}"), is_final)
 
 
-def _is_bad(reason: Reason) -> bool:
+def is_bad(reason: Reason) -> bool:
     """Whether it is the model that is wrong: what is broken elsewhere may come back before the deadline."""
     return REASONS[reason].ends_in is Phase.FAILED
 
 
 def _first(table: Sequence[tuple[re.Pattern[str], Reason]], text: str) -> Reason | None:
     return next((reason for pattern, reason in table if pattern.search(text)), None)
+
+
+def _is_leaving(pod: Json) -> bool:
+    return bool((pod.get("metadata") or {}).get("deletionTimestamp"))
 
 
 def _annotations(thing: Json) -> Mapping[str, str]:

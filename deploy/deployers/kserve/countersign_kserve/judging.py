@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from countersign_deployer.contract import Serving
 from countersign_deployer.phases import Reason
 
 from countersign_kserve import live, names
-from countersign_kserve.diagnosis import INVALID_SPEC, Symptom, of_deployment, of_failure, of_pods
+from countersign_kserve.diagnosis import INVALID_SPEC, Symptom, is_bad, of_deployment, of_failure, of_pods
 from countersign_kserve.live import Found
-from countersign_kserve.manifest import Layout, Place, template_of
+from countersign_kserve.manifest import Layout, Place, replicas, template_of
 from countersign_kserve.options import Options
 from countersign_kserve.planning import is_last, layout_of
 from countersign_kserve.settings import Settings
 from countersign_kserve.state import Plan, Version
 
+NO_ROUTE = (
+    "KServe made no HTTPRoute for this model, and nothing else splits requests in Standard mode: that takes the "
+    "Gateway API (enableGatewayApi in KServe's inferenceservice-config). Turn it on, or promote all at once."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """``is_ready``: what was planned is loaded, and the weights are in effect. Else ``symptom`` may say why not, or
-    ``waits_for`` what comes next.
+    ``waits_for`` what comes next. ``is_available``: something answers, of whichever version.
     """
 
     is_ready: bool
     serving: tuple[Serving, ...] = ()
     symptom: Symptom | None = None
     waits_for: str = ""
+    is_available: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The pods of one version. ``is_up``: all are of the template, and available; ``is_available``: as many as wanted
-    are, of whichever template.
+    """The pods of one version. ``is_up``: all are of the template, and as many available as are planned at least;
+    ``is_available``: so many are, of whichever template.
     """
 
     version: Version
@@ -70,15 +76,22 @@ def judge(
     layout = layout_of(settings, place, plan, found)
     judge_parts = _knative if settings.is_knative else _standard
     parts, weights, waits_for = judge_parts(settings, place, plan, plan.main, layout, found)
-    serving = tuple(_serving(parts, weights, found, good))
+    serving = _serving(parts, weights, found, good)
     is_last_layout = is_last(plan, layout)
     if is_applied and is_last_layout and not waits_for:
-        return Judgement(is_ready=True, serving=serving)
-    if not is_applied:
+        return Judgement(is_ready=True, serving=serving, is_available=True)
+    symptom = None
+    if is_applied:
+        served = _templates(settings, place, good)
+        symptom = _symptom(settings, parts, layout, found, served, applied_for_s=applied_for_s)
+    else:
         waits_for = waits_for or "The object is being changed."
-    symptom = _symptom(settings, parts, layout, found, applied_for_s=applied_for_s) if is_applied else None
     return Judgement(
-        is_ready=False, serving=serving, symptom=symptom, waits_for=waits_for or "The weights are being changed."
+        is_ready=False,
+        serving=serving,
+        symptom=symptom,
+        waits_for=waits_for or "The weights are being changed.",
+        is_available=_has_pods(found),
     )
 
 
@@ -86,46 +99,59 @@ def _judge_removal(settings: Settings, found: Found) -> Judgement:
     is_gone = found.service is None or (live.is_stopped(found.service) and not settings.allow_delete)
     if is_gone and not found.deployments and not found.revisions:
         return Judgement(is_ready=True)
-    return Judgement(is_ready=False, waits_for="What is served is being taken away.")
+    return Judgement(is_ready=False, waits_for="What is served is being taken away.", is_available=_has_pods(found))
 
 
 def _standard(
     settings: Settings, place: Place, plan: Plan, main: Version, layout: Layout, found: Found
 ) -> tuple[list[_Part], Mapping[str, int], str]:
     options = Options.model_validate(plan.options)
+    least, _ = replicas(settings, options)
 
     def part(version: Version, slot: str) -> _Part:
         name = names.deployment_name(place.name, slot)
         template = template_of(settings, place.resource, options, version)
         deployment = found.deployments.get(name)
-        is_up = live.is_rolled_out(deployment, template) and _is_told(deployment, plan)
-        return _Part(version, template, name, is_up, live.is_available(deployment))
+        is_up = live.is_rolled_out(deployment, template, least) and _is_told(deployment, plan)
+        return _Part(version, template, name, is_up, live.is_available(deployment, least))
 
     parts = [part(main, layout.slot)]
     if layout.canary is not None:
         parts.append(part(layout.canary, layout.canary_slot))
-    weights = _weights(place, parts, found)
+    weights = _weights(place, parts, layout, found)
     waits_for = next((f"Version {each.version.version} is starting." for each in parts if not each.is_up), "")
     if not waits_for and found.condition("Ready").get("status") != "True":
         waits_for = f"KServe: {found.condition('Ready').get('message') or 'the InferenceService is not ready'}"
+    if not waits_for and _lacks_route(layout, found):
+        waits_for = NO_ROUTE
     if not waits_for:
         wanted = {parts[0].name: 100 - (layout.percent or 0)}
         if layout.canary is not None:
             wanted[parts[1].name] = layout.percent or 0
-        in_effect = {name: weight for name, weight in weights.items() if weight or name in wanted}
+        in_effect = _without_zeros(weights)
         if others := sorted(in_effect.keys() - wanted.keys()):
             waits_for = f"Requests go to {' and '.join(others)}, which is to get none."
-        elif in_effect != wanted:
+        elif in_effect != _without_zeros(wanted):
             waits_for = "The weights are being changed."
         elif any(name not in wanted for name in found.deployments):
             waits_for = "What is not wanted any more is being taken away."
     return parts, weights, waits_for
 
 
-def _weights(place: Place, parts: list[_Part], found: Found) -> Mapping[str, int]:
-    """The requests that each Deployment gets: as the HTTPRoute says, if we may read it; else as KServe does."""
+def _lacks_route(layout: Layout, found: Found) -> bool:
+    """Whether nothing gives a canary its share, though KServe says that all it makes is made."""
+    return layout.canary is not None and found.route is None and found.condition("Ready").get("status") == "True"
+
+
+def _weights(place: Place, parts: list[_Part], layout: Layout, found: Found) -> Mapping[str, int]:
+    """The requests that each Deployment gets: as the HTTPRoute says, if there is one.
+
+    KServe's own word is the spec's: of our canary it would be our wish, of somebody else's it is all there is to see.
+    """
     if found.route is not None:
         return found.route
+    if layout.canary is not None:
+        return {parts[0].name: 100}
     said = {
         names.deployment_name(place.name, str(each.get("name", ""))): int(each.get("trafficPercent", 0))
         for each in found.status.get("canaryStatuses") or []
@@ -180,27 +206,29 @@ def _without_zeros(weights: Mapping[str, int]) -> dict[str, int]:
     return {name: weight for name, weight in weights.items() if weight}
 
 
-def _serving(parts: list[_Part], weights: Mapping[str, int], found: Found, good: Plan | None) -> Iterator[Serving]:
-    """What answers: the versions of the plan; and while one rolls in the place of another, that other one.
+def _serving(parts: list[_Part], weights: Mapping[str, int], found: Found, good: Plan | None) -> tuple[Serving, ...]:
+    """What answers: the versions of the plan; and while one rolls in the place of another, that other one, which may
+    have pods beside it, too.
 
     A version that was good keeps its requests while its pods are exchanged or lost: nothing else takes them.
     """
     url = str(found.status.get("url") or "")
     left = 100
     former = [good.main, good.canary] if good is not None else []
+    said: dict[str, Serving] = {}
     for part in parts:
         was_good = part.version in former
         weight = max(0, min(left, weights.get(part.name, 0))) if part.is_up or was_good else 0
         left -= weight
-        yield _said(part.version, weight, part.name, url, ready=part.is_up or (was_good and part.is_available))
-    if (
-        left
-        and good is not None
-        and good.main
-        and good.main not in [part.version for part in parts]
-        and _has_pods(found)
-    ):
-        yield _said(good.main, left, "", url, ready=True)
+        is_ready = part.is_up or (was_good and part.is_available)
+        said[part.version.version] = _said(part.version, weight, part.name, url, ready=is_ready)
+    rolls = not parts[0].is_up and parts[0].version not in former
+    if left and good is not None and good.main is not None and _has_pods(found):
+        beside = said.get(good.main.version)
+        if beside is None or rolls:
+            weight, name = (beside.weight, beside.name) if beside is not None else (0, "")
+            said[good.main.version] = _said(good.main, weight + left, name, url, ready=True)
+    return tuple(said.values())
 
 
 def _said(version: Version, weight: int, name: str, url: str, *, ready: bool) -> Serving:
@@ -216,15 +244,41 @@ def _has_pods(found: Found) -> bool:
     return found.condition("Ready").get("status") == "True" or bool(found.predictor_status.get("latestReadyRevision"))
 
 
+def _templates(settings: Settings, place: Place, good: Plan | None) -> set[str]:
+    """What the pods of a plan that was good are told by."""
+    if good is None:
+        return set()
+    options = Options.model_validate(good.options)
+    versions = (version for version in (good.main, good.canary) if version is not None)
+    return {template_of(settings, place.resource, options, version) for version in versions}
+
+
 def _symptom(
-    settings: Settings, parts: list[_Part], layout: Layout, found: Found, *, applied_for_s: float
+    settings: Settings,
+    parts: list[_Part],
+    layout: Layout,
+    found: Found,
+    served: Collection[str],
+    *,
+    applied_for_s: float,
 ) -> Symptom | None:
-    """Why what is applied does not come up; what is final comes first."""
+    """Why what is applied does not come up: what is final first, and what is new before what has served."""
     symptoms: list[Symptom] = []
-    for part in parts:
+    for part in sorted(parts, key=lambda each: each.template in served):
         if not part.is_up:
-            symptoms += _symptoms_of(settings, part, layout, found, applied_for_s=applied_for_s)
+            said = _symptoms_of(settings, part, layout, found, applied_for_s=applied_for_s)
+            symptoms += [_named(part, each, has_served=part.template in served) for each in said]
+    if not symptoms and not settings.is_knative and _lacks_route(layout, found):
+        return Symptom(Reason.CONFIG_REFUSED, NO_ROUTE, is_final=applied_for_s >= settings.settle_s)
     return next(iter(sorted(symptoms, key=lambda each: not each.is_final)), None)
+
+
+def _named(part: _Part, symptom: Symptom, *, has_served: bool) -> Symptom:
+    """Whose symptom it is. What has served just so is ill, not bad: that is no verdict on anything new."""
+    message = f"Version {part.version.version}: {symptom.message}"
+    if not has_served:
+        return replace(symptom, message=message)
+    return Symptom(Reason.UNHEALTHY if is_bad(symptom.reason) else symptom.reason, message)
 
 
 def _symptoms_of(

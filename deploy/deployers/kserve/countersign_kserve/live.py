@@ -99,36 +99,39 @@ def version_on(pods_of: Json) -> Version | None:
     return Version(version=said[names.MODEL_VERSION], uri=uri, digest=said[names.DIGEST])
 
 
-def served_by(service: Json | None) -> Version | None:
-    """The version that an object of ours serves by itself, if it does: what there is to go back to."""
-    if service is None or is_stopped(service) or "canaryTrafficPercent" in predictor(service):
+def served_by(found: Found) -> Version | None:
+    """The version that an object of ours serves by itself, if it does: what there is to go back to.
+
+    *Ready* is not enough: a roll may be keeping the pods of another version.
+    """
+    service, serves = found.service, predictor(found.service)
+    if service is None or is_stopped(service) or "canaryTrafficPercent" in serves:
         return None
-    if condition(service.get("status") or {}, "Ready").get("status") != "True":
+    if found.condition("Ready").get("status") != "True":
         return None
-    return version_on(predictor(service))
+    name = names.deployment_name(service["metadata"]["name"], str(serves.get("name") or ""))
+    if found.deployments and not is_rolled_out(found.deployments.get(name), template(serves), 1):
+        return None
+    return version_on(serves)
 
 
-def is_rolled_out(deployment: Json | None, template_hash: str) -> bool:
-    """Whether all pods of a Deployment are of a template, and available: what ``kubectl rollout status`` looks at.
+def is_rolled_out(deployment: Json | None, template_hash: str, least: int) -> bool:
+    """Whether all pods of a Deployment are of a template, and at least so many of them are available.
 
-    The InferenceService's own *Ready* stays true during a roll, and its ``observedGeneration`` is that of the
-    Deployment: neither says anything of the new version.
+    The number that it wants at the moment is not the measure: an autoscaler raises it above what there is room for, and
+    KServe lowers it beside a canary. The InferenceService's own *Ready* stays true during a roll, and its
+    ``observedGeneration`` is that of the Deployment: neither says anything of the new version.
     """
     if deployment is None or pod_annotations(deployment).get(names.TEMPLATE, "") != template_hash:
         return False
-    if not is_observed(deployment):
-        return False
-    status, wanted = deployment.get("status") or {}, (deployment.get("spec") or {}).get("replicas", 1)
-    counts = {status.get(name, 0) for name in ("replicas", "updatedReplicas", "availableReplicas")}
-    return counts == {wanted} and wanted > 0
+    status = deployment.get("status") or {}
+    is_alone = status.get("replicas", 0) == status.get("updatedReplicas", 0)
+    return is_observed(deployment) and is_alone and is_available(deployment, least)
 
 
-def is_available(deployment: Json | None) -> bool:
-    """Whether as many pods as wanted can answer, of whichever template."""
-    if deployment is None:
-        return False
-    wanted = (deployment.get("spec") or {}).get("replicas", 1)
-    return bool((deployment.get("status") or {}).get("availableReplicas", 0) >= wanted > 0)
+def is_available(deployment: Json | None, least: int) -> bool:
+    """Whether at least so many pods can answer, of whichever template."""
+    return bool(((deployment or {}).get("status") or {}).get("availableReplicas", 0) >= least)
 
 
 def is_calm(found: Found) -> bool:
@@ -137,10 +140,12 @@ def is_calm(found: Found) -> bool:
     newest = found.revisions.get(said.get("latestCreatedRevision") or "")
     if found.revisions and condition((newest or {}).get("status") or {}, "Ready").get("status") != "True":
         return False
-    return all(
-        is_observed(each) and is_rolled_out(each, pod_annotations(each).get(names.TEMPLATE, ""))
-        for each in found.deployments.values()
-    )
+    return all(is_observed(each) and _is_complete(each) for each in found.deployments.values())
+
+
+def _is_complete(deployment: Json) -> bool:
+    status, wanted = deployment.get("status") or {}, (deployment.get("spec") or {}).get("replicas", 1)
+    return {status.get(name, 0) for name in ("replicas", "updatedReplicas", "availableReplicas")} == {wanted}
 
 
 def is_observed(deployment: Json) -> bool:

@@ -108,7 +108,7 @@ def inference_service(
     main = predictor(settings, place.resource, options, newest)
     main |= {"minReplicas": least, "maxReplicas": most}
     annotations = {
-        names.DEPLOYMENT_MODE: settings.deployment_mode,
+        names.DEPLOYMENT_MODE: settings.mode_in_cluster,
         names.TARGET: settings.target,
         names.RESOURCE: place.resource,
         names.GENERATION: str(plan.generation),
@@ -130,6 +130,8 @@ def inference_service(
             beside = predictor(settings, place.resource, options, layout.canary)
             # Fixed, and not more than beside it: KServe scales no canary, and refuses one with more replicas.
             beside |= {"name": layout.canary_slot, "minReplicas": least}
+            # KServe takes the canary's off the stable ones, as if the number were of both (kserve#5672).
+            main |= {"minReplicas": least + least, "maxReplicas": max(most, least + least)}
             beside["model"] = {"name": CONTAINER, **beside["model"]}
             spec["canary"] = [{"predictor": beside, "trafficPercent": layout.percent or 0}]
     metadata: Json = {

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from countersign_kserve import live, names
 from countersign_kserve.live import Found, Json
-from countersign_kserve.manifest import Layout, Place, inference_service, template_of
+from countersign_kserve.manifest import Layout, Place, inference_service, replicas, template_of
 from countersign_kserve.options import Options
 from countersign_kserve.settings import Settings
 from countersign_kserve.state import Plan, Version
@@ -54,9 +54,10 @@ def _standard(settings: Settings, place: Place, plan: Plan, main: Version, found
     options = Options.model_validate(plan.options)
     now = found.service
     beside = live.canaries(now)
+    least, _ = replicas(settings, options)
 
     def is_up(slot: str, template: str) -> bool:
-        return live.is_rolled_out(found.deployments.get(names.deployment_name(place.name, slot)), template)
+        return live.is_rolled_out(found.deployments.get(names.deployment_name(place.name, slot)), template, least)
 
     main_template = template_of(settings, place.resource, options, main)
     slot = _slot(now)

@@ -146,7 +146,7 @@ class Reconciler:
             self._signals.reports_owed()
         if any(seen.newer is not None or seen.drift for seen in found):
             self._signals.drifted()
-        if any(seen.former is not None for seen in found):
+        if any(seen.was_there for seen in found):
             self.wake()
 
     def _is_of(self, resource: Resource, changed: Collection[tuple[str, str]]) -> bool:
@@ -208,22 +208,14 @@ class Reconciler:
             _refuse_others(settings, place, service)
             if (seen := _before_all(resource, service)) is not None:
                 return seen
+            if resource.is_unknown and not (live.is_stopped(service) or service["metadata"].get("deletionTimestamp")):
+                return _first_look(resource, service, await self._find(resource, place, service))
         if plan.canary is not None and not self._can_canary:
             if self._can_canary is None:
                 raise Trouble(Reason.UNREACHABLE, "What the cluster's KServe can do is not known yet.")
             raise Trouble(Reason.CONFIG_REFUSED, cannot_split(settings))
         found = await self._find(resource, place, service)
-        drift = ""
-        manifest = next_object(settings, place, plan, found)
-        if manifest is None:
-            is_applied = await self._remove(place, service)
-        else:
-            is_applied = live.is_as_applied(service, manifest)
-            if not is_applied:
-                drift = _drift(resource, service)
-                if not drift or settings.repair:
-                    await self._apply(resource, service, manifest)
-                    log.info("object.applied", name=place.name, generation=plan.generation, drift=drift or None)
+        is_applied, drift = await self._make(resource, place, service, next_object(settings, place, plan, found))
         return Seen(
             at=(now := time.time()),
             generation=resource.generation,
@@ -240,6 +232,22 @@ class Reconciler:
             drift=drift,
             backend=self._backend(place, found),
         )
+
+    async def _make(
+        self, resource: Resource, place: Place, service: Json | None, manifest: Json | None
+    ) -> tuple[bool, str]:
+        """Make the object as it is to be next: whether it was already, and what others did to it."""
+        if resource.step is Step.LEFT:
+            return manifest is not None and live.is_as_applied(service, manifest), ""
+        if manifest is None:
+            return await self._remove(place, service), ""
+        if live.is_as_applied(service, manifest):
+            return True, ""
+        drift = _drift(resource, service)
+        if not drift or self._settings.repair:
+            await self._apply(resource, service, manifest)
+            log.info("object.applied", name=place.name, generation=resource.plan.generation, drift=drift or None)
+        return False, drift
 
     async def _apply(self, resource: Resource, service: Json | None, manifest: Json) -> None:
         """Try, and then do. Without the trial, an object that was made could be one that KServe's webhook hates."""
@@ -274,11 +282,11 @@ class Reconciler:
         if service is not None and not live.is_calm(found):
             pods = await self._cluster.find(PODS, place.namespace, labels)
         if service is not None and not is_knative and (resource.plan.canary is not None or _is_moving(resource)):
-            route = await self._route(place)
+            route = await self._route(resource, place)
         return replace(found, pods=pods, route=route)
 
-    async def _route(self, place: Place) -> Mapping[str, int] | None:
-        """The weights of KServe's route, where there is one and we may read it."""
+    async def _route(self, resource: Resource, place: Place) -> Mapping[str, int] | None:
+        """The weights of KServe's route, where there is one. Without a canary we may do without reading it."""
         if not self._can_canary:
             return None
         try:
@@ -286,6 +294,9 @@ class Reconciler:
         except Trouble as error:
             if error.reason is Reason.UNREACHABLE:
                 raise
+            if resource.plan.canary is not None:
+                why = f"What share of the requests each version gets, an HTTPRoute of the Gateway API says: {error}"
+                raise Trouble(Reason.CONFIG_REFUSED, why) from None
             return None
         rules = ((route or {}).get("spec") or {}).get("rules") or []
         backends = rules[0].get("backendRefs") or [] if rules else []
@@ -366,12 +377,17 @@ def _before_all(resource: Resource, service: Json) -> Seen | None:
     plan = resource.plan
     if (newer := live.generation_of(service)) > plan.generation:
         return Seen(time.time(), resource.generation, newer=newer)
-    if resource.is_unknown and newer < plan.generation and (served := live.served_by(service)) is not None:
-        former = Plan(generation=newer, main=served, options=plan.options)
-        return Seen(time.time(), resource.generation, former=former)
     if service["metadata"].get("deletionTimestamp") and plan.main is not None:
         return _being_deleted(resource)
     return None
+
+
+def _first_look(resource: Resource, service: Json, found: Found) -> Seen:
+    """At an object that the state knows nothing of: what it serves is saved before anything is changed."""
+    former, generation = None, live.generation_of(service)
+    if generation < resource.plan.generation and (served := live.served_by(found)) is not None:
+        former = Plan(generation=generation, main=served, options=resource.plan.options)
+    return Seen(time.time(), resource.generation, was_there=True, former=former)
 
 
 def _being_deleted(resource: Resource) -> Seen:

@@ -32,7 +32,8 @@ FINAL_REASONS = {reason for reason, kind in REASONS.items() if kind.ends_in is P
 class Seen:
     """One look at a model's object. ``judgement`` is of the plan at that moment. ``trouble``: the cluster refused, or
     did not answer. ``newer``: the generation of the object, if it is higher than ours. ``drift``: what others did to
-    it. ``former``: what served before the state knew of the model; nothing was changed yet.
+    it. ``was_there``: it was, before the state knew of the model, and served ``former``, if that can be told; nothing
+    was changed yet.
     """
 
     at: float
@@ -42,6 +43,7 @@ class Seen:
     trouble: tuple[Reason, str] | None = None
     newer: int | None = None
     drift: str = ""
+    was_there: bool = False
     former: Plan | None = None
     backend: dict[str, Any] | None = None
 
@@ -81,6 +83,7 @@ def accept(state: State, settings: Settings, wanted: Deployment, now: float, *, 
         plan=plan,
         good=former.good if former else None,
         is_unknown=former.is_unknown if former else True,
+        was_there=former.was_there if former else False,
     )
     state.resources[wanted.resource] = resource
     report(state, settings, resource, now, Phase.ACCEPTED)
@@ -97,6 +100,9 @@ def _plan(wanted: Deployment, settings: Settings, *, can_canary: bool | None) ->
         return plan
     candidate = Version(version=wanted.model.version, uri=wanted.model.uri, digest=wanted.model.digest)
     weight, stable = wanted.traffic.weight, wanted.traffic.stable
+    for field, uri in (("data.model.uri", candidate.uri), ("data.traffic.stable.uri", stable.uri if stable else "")):
+        if "$" in uri:
+            raise policy_denied(field, "It has a '$': Kubernetes would put the pod's variables in the place of '$(…)'.")
     if stable is not None and (stable.version, stable.digest) == (candidate.version, candidate.digest):
         plan.main = candidate
     elif stable is None and weight < 100:
@@ -150,15 +156,15 @@ def advance(state: State, settings: Settings, resource: Resource, seen: Seen) ->
     if seen.newer is not None:
         _yield(state, settings, resource, seen, seen.newer)
         return
-    if seen.former is not None:
-        resource.good = seen.former
-    if seen.former is not None or seen.judgement is not None:
+    if seen.was_there:
+        resource.was_there, resource.good = True, seen.former
+    if seen.was_there or seen.judgement is not None:
         resource.is_unknown = False
     if seen.is_applied:
         resource.applied_at = resource.applied_at or seen.at
     elif seen.trouble is None and not seen.drift:
         resource.applied_at = 0
-    if resource.step is Step.SETTLED:
+    if resource.step in {Step.SETTLED, Step.LEFT}:
         _keep(state, settings, resource, seen)
     elif seen.judgement is not None and seen.judgement.is_ready:
         _settle(state, settings, resource, seen, seen.judgement)
@@ -194,7 +200,7 @@ def _delay(seen: Seen) -> tuple[Reason, str]:
 
 
 def _settle(state: State, settings: Settings, resource: Resource, seen: Seen, judgement: Judgement) -> None:
-    resource.step, resource.good = Step.SETTLED, resource.plan
+    resource.step, resource.good, resource.was_there = Step.SETTLED, resource.plan, False
     versions = [serving.version for serving in judgement.serving if serving.ready]
     message = (
         f"Version {' and '.join(versions)} answer{'s' if len(versions) == 1 else ''}."
@@ -205,16 +211,22 @@ def _settle(state: State, settings: Settings, resource: Resource, seen: Seen, ju
 
 
 def _fail(state: State, settings: Settings, resource: Resource, seen: Seen, reason: Reason, message: str) -> None:
-    """The verdict; and back to what was good, under the present generation, so that older calls stay refused."""
-    resource.step = Step.SETTLED
-    if resource.good is not None:
-        back = resource.good.model_copy(deep=True)
+    """The verdict; and back to what was good, under the present generation, so that older calls stay refused.
+
+    Where nothing was: to what was to stay beside it; or to nothing, if nothing answers. What answers may be what was
+    there before, so no verdict takes it away; nor what was there before us; nor what nobody could look at.
+    """
+    answers = seen.judgement is None or seen.judgement.is_available
+    resource.step, resource.applied_at = Step.SETTLED, 0
+    if resource.good is not None and resource.good.main is not None:
+        resource.plan = resource.good.model_copy(deep=True, update={"generation": resource.generation})
+    elif resource.plan.canary is not None or not (answers or resource.was_there):
+        main = resource.plan.main if resource.plan.canary is not None else None
+        resource.plan = Plan(generation=resource.generation, main=main, options=resource.plan.options)
     else:
-        # Nothing was: what was to stay beside it, or nothing at all.
-        back = Plan(generation=resource.generation, main=resource.plan.main if resource.plan.canary else None)
-        back.options = resource.plan.options
-    back.generation = resource.generation
-    resource.plan, resource.applied_at = back, 0
+        resource.step = Step.LEFT
+        if resource.was_there or seen.judgement is not None:
+            message = f"{message.rstrip('. ')}. What is there is left as it is."
     _report(state, settings, resource, seen, REASONS[reason].ends_in, reason, message)
 
 

@@ -14,6 +14,8 @@ from countersign_kserve.quantities import is_quantity
 
 CANARY_SINCE = (0, 20)
 STOP_SINCE = (0, 16)
+MODES_SINCE = (0, 16)
+_OLDER_MODES = {"Standard": "RawDeployment", "Knative": "Serverless"}
 
 _DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 
@@ -37,7 +39,7 @@ class Settings(DeployerSettings):
         description='JSON: the namespace of each MLflow workspace, as {"default": "models"}; others are refused.'
     )
 
-    deployment_mode: Literal["Standard", "Knative", "RawDeployment", "Serverless"] = Field(
+    deployment_mode: Literal["Standard", "Knative"] = Field(
         default="Standard", description="How KServe runs models; RawDeployment and Serverless are the older names."
     )
     kserve_version: str = Field(
@@ -79,6 +81,11 @@ class Settings(DeployerSettings):
     settle_s: float = Field(default=5, ge=0, description="Seconds before an old failure on the object counts as new.")
     poll_interval_s: float = Field(default=2, gt=0, description="Seconds between looks while something changes.")
     reconcile_interval_s: float = Field(default=30, gt=0, description="Seconds between looks while nothing changes.")
+
+    @field_validator("deployment_mode", mode="before")
+    @classmethod
+    def _is_called_as_today(cls, value: object) -> object:
+        return next((mode for mode, older in _OLDER_MODES.items() if older == value), value)
 
     @field_validator("allowed_options", "allowed_runtimes", "allowed_service_accounts", mode="before")
     @classmethod
@@ -127,7 +134,13 @@ class Settings(DeployerSettings):
 
     @property
     def is_knative(self) -> bool:
-        return self.deployment_mode in {"Knative", "Serverless"}
+        return self.deployment_mode == "Knative"
+
+    @property
+    def mode_in_cluster(self) -> str:
+        """What KServe calls the mode: it compares an object's word with its own, letter by letter (kserve#5885)."""
+        version = self.known_version
+        return _OLDER_MODES[self.deployment_mode] if version and version < MODES_SINCE else self.deployment_mode
 
     @property
     def known_version(self) -> tuple[int, int] | None:

@@ -15,6 +15,7 @@ class Step(StrEnum):
 
     ROLLING = "rolling"
     SETTLED = "settled"  # it has an end; what it left is kept as it is
+    LEFT = "left"  # it failed, and what is there is not ours to take away: it is looked at, and left as it is
     YIELDED = "yielded"  # the object is of a higher generation than we know of: hands off
 
 
@@ -44,7 +45,8 @@ class Plan(Record):
 class Resource(contract.Resource):
     """``plan`` is what is made true; ``good`` was, the last time that all was well. ``applied_at``: since when (seconds
     since the epoch) the object is as planned; 0 while it is not. ``is_unknown``: the state knew nothing of the model
-    when it was called, so what the cluster has of it is looked at first.
+    when it was called, so what the cluster has of it is looked at first. ``was_there``: there was an object of it then,
+    and nothing was good since.
     """
 
     step: Step = Step.ROLLING
@@ -52,6 +54,7 @@ class Resource(contract.Resource):
     good: Plan | None = None
     applied_at: float = 0
     is_unknown: bool = False
+    was_there: bool = False
 
     @property
     def is_settled(self) -> bool:

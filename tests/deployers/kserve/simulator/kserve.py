@@ -11,6 +11,7 @@ import asyncio
 import copy
 import hashlib
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -91,6 +92,8 @@ class KServe:
     default_mode: str = "Standard"
     knows_canary: bool = True
     """Since 0.20, in Standard mode."""
+    waits_for_canaries: bool = False
+    """Since kserve#5984: only a canary that is ready takes pods from the stable predictor, and is in the route."""
     disallowed: set[str] = field(default_factory=set)
     """``serviceAnnotationDisallowedList``: annotations of an InferenceService that its pods do not get."""
     has_gateway: bool = True
@@ -168,14 +171,15 @@ class KServe:
 
     def _admit(self, operation: str, resource: Resource, new: Object, old: Object | None) -> Object:
         """KServe's defaulting and validation. A denial is a 403, as of RBAC, but for its words."""
-        if resource != INFERENCE_SERVICES or (old and old["spec"] == new.get("spec") and _mode(old) == _mode(new)):
+        if resource != INFERENCE_SERVICES:
+            return new
+        _keep_mode(old, _mode(new))
+        if old and old["spec"] == new.get("spec") and _mode(old) == _mode(new):
             return new
         spec, name = new.get("spec", {}), new["metadata"]["name"]
         predictor, canaries = spec.get("predictor", {}), spec.get("canary", [])
         if not _NAME.fullmatch(name):
             _deny(f'the InferenceService "{name}" is invalid: a InferenceService name must consist of lower case')
-        if old and _mode(old) and _mode(new) != _mode(old):
-            _deny(f"update rejected: deploymentMode cannot be changed from '{_mode(old)}' to '{_mode(new)}'")
         if predictor.get("minReplicas", 0) > predictor.get("maxReplicas", predictor.get("minReplicas", 0)) > 0:
             _deny("MinReplicas cannot be greater than MaxReplicas")
         if sum(each.get("trafficPercent", 0) for each in canaries) > 100:
@@ -212,10 +216,15 @@ class KServe:
                 of = each["metadata"]["labels"].get(f"{SERVING}/inferenceservice")
                 if of == name and each["metadata"]["name"] not in wanted:
                     self.cluster.remove("deployments", each["metadata"]["name"], namespace)
-            for child, predictor in wanted.items():
-                self._deploy(service, child, predictor)
+            (stable, predictor), *canaries = wanted.items()
+            for child, canary in canaries:
+                self._deploy(service, child, canary, _canary_pods(service, canary["name"]))
+            counted = [each["name"] for child, each in canaries if self._counts(child, namespace)]
+            beside = sum(_canary_pods(service, each) for each in counted)
+            least = predictor.get("minReplicas", 1)
+            self._deploy(service, stable, predictor, max(least - beside, 1) if canaries else least)
             if self.has_gateway:
-                self._route(service, list(wanted))
+                self._route(service, stable, counted)
         else:
             self._revise(service)
         self._report(service)
@@ -230,11 +239,20 @@ class KServe:
         stopped = {"type": "Ready", "status": "False", "reason": "Stopped"}
         self._status_of(INFERENCE_SERVICES, service, {"conditions": [stopped], "deploymentMode": self._mode(service)})
 
-    def _deploy(self, service: Object, name: str, predictor: Object) -> None:
+    def _counts(self, child: str, namespace: str) -> bool:
+        """Whether a canary takes pods from the stable predictor, and is in the route."""
+        found = self.cluster.get("deployments", child, namespace)
+        return not self.waits_for_canaries or bool(found and found.get("status", {}).get("availableReplicas"))
+
+    def _deploy(self, service: Object, name: str, predictor: Object, least: int) -> None:
+        """``least``: as predictor.go adjusts minReplicas, which it reads as the number of stable and canaries."""
         namespace, labels = service["metadata"]["namespace"], _labels(service, name)
         there = self.cluster.get("deployments", name, namespace)
+        if there and service["metadata"].get("annotations", {}).get(f"{SERVING}/autoscalerClass") == "hpa":
+            # The number is the autoscaler's, which keeps it between its bounds.
+            least = max(least, min(there["spec"]["replicas"], predictor.get("maxReplicas", least)))
         spec = {
-            "replicas": predictor.get("minReplicas", 1),
+            "replicas": least,
             "progressDeadlineSeconds": 600,
             "selector": {"matchLabels": {"app": f"isvc.{name}"}},
             "template": _template(service, predictor, labels, self.disallowed),
@@ -245,12 +263,18 @@ class KServe:
         elif there["spec"] != spec:
             self.cluster.put("deployments", {**there, "spec": spec}, manager=_MANAGER)
 
-    def _route(self, service: Object, children: list[str]) -> None:
+    def _route(self, service: Object, stable: str, canaries: list[str]) -> None:
         """What each predictor gets of the requests; the stable one gets the rest."""
-        percents = [each.get("trafficPercent", 0) for each in service["spec"].get("canary", [])][: len(children) - 1]
-        shares = zip(children, [100 - sum(percents), *percents], strict=True)
-        name, namespace = f"{service['metadata']['name']}-predictor", service["metadata"]["namespace"]
-        spec = {"rules": [{"backendRefs": [{"name": child, "port": 80, "weight": share} for child, share in shares]}]}
+        of, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+        shares = {
+            f"{of}-{each['predictor']['name']}-predictor": each.get("trafficPercent", 0)
+            for each in service["spec"].get("canary", [])
+            if each["predictor"]["name"] in canaries
+        }
+        shares = {stable: 100 - sum(shares.values()), **shares}
+        name = f"{of}-predictor"
+        backends = [{"name": child, "port": 80, "weight": share} for child, share in shares.items()]
+        spec = {"rules": [{"backendRefs": backends}]}
         there = self.cluster.get("httproutes", name, namespace)
         if there is None or there["spec"] != spec:
             metadata = {"name": name, "namespace": namespace, "ownerReferences": [_owner(service)]}
@@ -477,6 +501,13 @@ def _deny(why: str) -> None:
     raise Refusal(403, f'admission webhook "{webhook}" denied the request: {why}')
 
 
+def _keep_mode(old: Object | None, said: str) -> None:
+    """As validateDeploymentMode: letter by letter, and KServe writes today's names into the status (kserve#5885)."""
+    mode = (old or {}).get("status", {}).get("deploymentMode")
+    if mode and said and said != mode:
+        _deny(f"update rejected: deploymentMode cannot be changed from '{mode}' to '{said}'")
+
+
 def _mode(service: Object) -> str:
     return str(service["metadata"].get("annotations", {}).get(MODE, ""))
 
@@ -487,6 +518,13 @@ def _predictors(service: Object, *, with_canaries: bool) -> Iterator[tuple[str, 
     for predictor in (service["spec"]["predictor"], *(each["predictor"] for each in canaries)):
         middle = f"-{predictor['name']}" if predictor.get("name") else ""
         yield f"{service['metadata']['name']}{middle}-predictor", predictor
+
+
+def _canary_pods(service: Object, name: str) -> int:
+    """As canaryReplicaCount (predictor.go): what it says, or its share of the stable ones."""
+    canary = next(each for each in service["spec"]["canary"] if each["predictor"]["name"] == name)
+    share = math.ceil(service["spec"]["predictor"].get("minReplicas", 1) * canary.get("trafficPercent", 0) / 100)
+    return int(canary["predictor"].get("minReplicas", share))
 
 
 def _labels(service: Object, child: str) -> dict[str, str]:
