@@ -17,10 +17,12 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 from urllib.parse import quote, unquote, urlsplit
 
@@ -387,6 +389,49 @@ def test_what_prometheus_scrapes_tells_the_answers_of_a_version_apart(
         assert deployer.predict(body).status_code == status
         until(lambda: head.answers(application=name, status=str(status)) > 0, f"the {status} in the metrics")  # noqa: B023
     assert head.answers(application=name, status="500") == 0
+
+
+@pytest.fixture
+def moody(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """A model whose replica dies when it is told to, and that else takes longer than a client waits."""
+    folder = tmp_path_factory.mktemp("moody")
+    code, model = folder / "moody.py", folder / "artifacts"
+    code.write_text(MOODY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow warns about itself
+        import mlflow.pyfunc
+
+        mlflow.pyfunc.save_model(str(model), python_model=str(code), pip_requirements=["mlflow"])
+    return SimpleNamespace(uri=f"{model.as_uri()}/", digest=tree_digest(model))
+
+
+MOODY = """
+import os, time
+import mlflow
+from mlflow.pyfunc import PythonModel
+
+class Moody(PythonModel):
+    def predict(self, model_input: list[str]) -> list[str]:
+        if model_input == ["die"]:
+            os._exit(1)
+        time.sleep(5)
+        return model_input
+
+mlflow.models.set_model(Moody())
+"""
+
+
+def test_what_prometheus_scrapes_tells_of_requests_that_got_no_answer(
+    deployer: Deployer, head: RayHead, moody: Saved
+) -> None:
+    name = deployer.roll_out("11", moody, name="moody")["serving"][0]["name"]
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{deployer.serve_url}/moody", json=["wait"], timeout=1)
+    until(lambda: head.answers(application=name, status="499") == 1, "the client that left in the metrics")
+    assert deployer.predict(["die"], name="moody").status_code == 503
+    until(lambda: head.answers(application=name, status="503") == 1, "the replica that died in the metrics")
+    removal = deployer.call("11", moody, name="moody", action="remove").json()["observed_generation"]
+    assert deployer.outcome("moody", removal)["phase"] == "Ready"
 
 
 def traffic(weight: int, stable: str, model: Saved) -> Json:

@@ -8,12 +8,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from countersign_ray_serve.serving import failures
-from countersign_ray_serve.serving.artifacts import fetch, tree_digest
-from countersign_ray_serve.serving.failures import ArtifactNotFound, DigestMismatch
+from countersign_ray_serve.serving.artifacts import tree_digest
+from countersign_ray_serve.serving.failures import DigestMismatch
 from countersign_ray_serve.serving.payloads import MalformedPayload, normalise
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,10 +82,9 @@ def load(model: SavedModel) -> Predictor:
     """What a replica does. MLflow is imported late, for it warns while it is imported."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from countersign_ray_serve.serving.backend import load as load_model
-        from countersign_ray_serve.serving.predictor import Predictor
+        from countersign_ray_serve.serving.backend import Backend
 
-        return Predictor(load_model(fetch(model.uri, model.digest)))
+        return Backend(model.uri, "7", model.digest, False)._predictor
 
 
 @pytest.fixture(scope="module")
@@ -165,21 +165,55 @@ def test_chat_requests_are_left_to_the_model() -> None:
     assert json.loads(normalise(body, [])) == json.loads(body)
 
 
+@pytest.fixture(scope="module")
+def hinted(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """A model that says by type hints alone what it takes."""
+    folder = tmp_path_factory.mktemp("hinted")
+    code, model = folder / "chat.py", folder / "model"
+    code.write_text(HINTED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+
+        mlflow.pyfunc.save_model(str(model), python_model=str(code), pip_requirements=["mlflow"])
+    return load(SimpleNamespace(uri=model.as_uri(), digest=tree_digest(model)))
+
+
+HINTED = """
+import mlflow, pydantic
+from mlflow.pyfunc import PythonModel
+
+class Message(pydantic.BaseModel):
+    role: str
+    text: str
+
+class Chat(PythonModel):
+    def predict(self, model_input: list[Message], params=None) -> list[str]:
+        return [f"{message.role}: {message.text}" for message in model_input]
+
+mlflow.models.set_model(Chat())
+"""
+HI = {"role": "user", "text": "hi"}
+
+
+@pytest.mark.parametrize(
+    "body", [{"inputs": [HI]}, {"instances": [HI]}, {"dataframe_records": [HI]}, [HI], HI], ids=json.dumps
+)
+def test_a_model_with_type_hints_gets_the_objects_that_it_names(hinted: Predictor, body: object) -> None:
+    assert hinted.predict(json.dumps(body).encode()) == (200, '{"predictions": ["user: hi"]}')
+
+
+@pytest.mark.parametrize(
+    "body", [{"inputs": [{"role": "user"}]}, {"inputs": HI}, {"inputs": []}, [1], [[HI]], {"dataframe_split": HI}, {}]
+)
+def test_what_a_type_hint_does_not_name_is_the_clients_error(hinted: Predictor, body: object) -> None:
+    status, text = hinted.predict(json.dumps(body).encode())
+    assert status == 400, text
+
+
 def test_two_formats_at_once_are_ambiguous() -> None:
     with pytest.raises(MalformedPayload, match="inputs and instances"):
         normalise(b'{"inputs": [1], "instances": [1]}', [])
-
-
-def test_changed_artifacts_are_not_loaded(save_model: Callable[..., SavedModel]) -> None:
-    model = save_model()
-    with pytest.raises(DigestMismatch):
-        fetch(model.uri, "sha256:" + "0" * 64)
-
-
-def test_missing_artifacts_are_named(tmp_path_factory: pytest.TempPathFactory) -> None:
-    nowhere = tmp_path_factory.mktemp("empty") / "gone"
-    with pytest.raises(ArtifactNotFound, match="gone"):
-        fetch(f"{nowhere.as_uri()}/", "sha256:" + "0" * 64)
 
 
 class Stubborn:
@@ -211,31 +245,6 @@ def test_a_bug_of_the_model_is_the_servers_error_without_a_traceback(predictor: 
     assert (status, body["error_code"]) == (500, "INTERNAL_ERROR")
     assert type(error).__name__ in body["message"]
     assert "Traceback" not in body["message"]
-
-
-async def test_what_a_gate_counts_is_each_answer_by_its_status_a_bug_of_the_model_too(
-    save_model: Callable[..., SavedModel], predictor: Predictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from countersign_ray_serve.serving import backend
-
-    counted: list[tuple[str, str]] = []
-
-    class Counter:
-        def __init__(self, name: str, *_: object) -> None:
-            self._name = name
-
-        def inc(self, *, tags: dict[str, str]) -> None:
-            counted.append((self._name, tags["status"]))
-
-    monkeypatch.setattr(backend, "Counter", Counter)
-    model = save_model(2.0)
-    replica = backend.Backend(model.uri, "7", model.digest, False)
-    good = await replica.predict(b'{"inputs": [[1, 2]]}')
-    assert (good[0], good[2]) == (200, "7")
-    assert (await replica.predict(b"{"))[0] == 400
-    replica._predictor = type(predictor)(Stubborn(predictor, fail_with(RuntimeError("boom"))))
-    assert (await replica.predict(b'{"inputs": [[1, 2]]}'))[0] == 500
-    assert counted == [("countersign_answers", status) for status in ("200", "400", "500")]
 
 
 def test_values_that_the_model_does_not_take_are_the_clients_error(predictor: Predictor) -> None:

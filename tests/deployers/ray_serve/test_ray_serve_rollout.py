@@ -35,6 +35,8 @@ from hypothesis import strategies as st
 Json = dict[str, Any]
 RUNNING = AppStatus("RUNNING", "", matches=True, replicas=frozenset({"one"}))
 DEPLOYING = AppStatus("DEPLOYING", "", matches=True)
+LIMPING = AppStatus("UNHEALTHY", "One of two replicas is replaced.", matches=True, replicas=frozenset({"one"}))
+DOWN = AppStatus("UNHEALTHY", "The replica is replaced.", matches=True)
 
 
 def failed(message: str) -> AppStatus:
@@ -296,7 +298,9 @@ def test_progress_that_was_not_taken_is_replaced_by_newer_progress(story: Rollou
 
 @given(
     steps=st.lists(
-        st.sampled_from(["call 7", "call 8", "canary", "dark", "remove", "runs", "proven", "fails", "late", "away"])
+        st.sampled_from(
+            ["call 7", "call 8", "canary", "dark", "remove", "runs", "proven", "fails", "limps", "late", "away"]
+        )
     )
 )
 def test_whatever_happens_a_route_leads_to_a_loaded_version_and_reports_are_numbered(  # noqa: C901  # one line each
@@ -322,6 +326,8 @@ def test_whatever_happens_a_route_leads_to_a_loaded_version_and_reports_are_numb
                 story.look(apps={app: RUNNING}, proven=True)
             case "fails":
                 story.look(apps={app: failed("boom")})
+            case "limps":
+                story.look(apps={app: LIMPING})
             case "late":
                 story.now += 301
                 story.look()
@@ -393,6 +399,16 @@ def test_a_lost_state_is_rebuilt_from_what_ray_serves(story: Rollouts) -> None:
     assert (found.routed, found.proven, found.step) == (story.iris.routed, story.iris.routed, Step.SETTLED)
     assert all(found.apps[share.app].spec == story.iris.apps[share.app].spec for share in found.routed)
     assert orphans(story.state, details_of(story.config)) == {}
+
+
+def test_a_router_is_told_of_as_many_slots_as_serve_gives_it_and_what_finds_none_does_not_wait_for_ever(
+    story: Rollouts,
+) -> None:
+    spec = story.config["applications"][-1]
+    (deployment,) = spec["deployments"]
+    assert deployment["max_ongoing_requests"] == spec["args"]["slots"]
+    assert deployment["max_queued_requests"] > 0
+    assert deployment["backpressure_config"] == {"status_code": 503, "retry_after_s": 1}
 
 
 def test_replicas_of_a_serving_version_are_not_touched_by_new_settings(
@@ -636,3 +652,82 @@ def test_a_mistake_in_the_options_is_not_in_the_way_of_a_way_back_or_a_removal(s
     assert story.candidate == old
     story.call("7", action="remove", model=None, config={"num_cpu": 1})
     assert story.routed is None
+
+
+@pytest.fixture
+def canary(story: Rollouts) -> Rollouts:
+    """Version 8 gets 10 % of the requests, 7 the rest."""
+    story.go_live("7")
+    story.split("8", 10, "7")
+    story.look_all_well(proven=False)
+    story.look_all_well()
+    return story
+
+
+@pytest.mark.parametrize("ill", [LIMPING, DOWN])
+def test_a_way_back_is_not_undone_by_a_replica_that_is_replaced(canary: Rollouts, ill: AppStatus) -> None:
+    stable, bad = canary.app_of("7"), canary.app_of("8")
+    canary.running = dict.fromkeys(canary.iris.apps, RUNNING)
+    canary.call("7")
+    canary.look(apps={ROUTER: RUNNING, stable: ill, bad: RUNNING})
+    assert (canary.phases[-1], canary.reports[-1]["reason"]) == (Phase.PROGRESSING, Reason.UNHEALTHY)
+    assert canary.weights == {"7": 100}
+    canary.look_all_well()
+    assert (canary.phases[-1], canary.weights) == (Phase.READY, {"7": 100})
+
+
+def test_a_way_back_within_the_rollback_window_is_not_undone_either(story: Rollouts) -> None:
+    old = story.go_live("7")
+    new = story.go_live("8")
+    story.running = {old: RUNNING, new: RUNNING}
+    story.call("7")
+    story.look(apps={ROUTER: RUNNING, old: DOWN, new: RUNNING})
+    assert (story.phases[-1], story.weights) == (Phase.PROGRESSING, {"7": 100})
+
+
+def test_a_way_back_to_what_limps_moves_the_requests_at_once_and_restarts_nothing(canary: Rollouts) -> None:
+    stable = canary.app_of("7")
+    before = canary.iris.apps[stable].spec
+    canary.running = {**dict.fromkeys(canary.iris.apps, RUNNING), stable: LIMPING}
+    canary.call("7")
+    assert (canary.weights, canary.iris.apps[stable].spec) == ({"7": 100}, before)
+
+
+def test_a_way_back_to_what_is_down_waits_for_it_and_restarts_nothing(canary: Rollouts) -> None:
+    stable = canary.app_of("7")
+    before = canary.iris.apps[stable].spec
+    canary.running = {**dict.fromkeys(canary.iris.apps, RUNNING), stable: DOWN}
+    canary.call("7")
+    assert (canary.weights, canary.iris.apps[stable].spec) == ({"8": 10, "7": 90}, before)
+    canary.look_all_well(proven=False)
+    assert canary.weights == {"7": 100}
+
+
+def test_a_new_version_goes_on_starting_while_a_replica_of_the_stable_one_is_replaced(story: Rollouts) -> None:
+    stable = story.go_live("7")
+    story.split("8", 10, "7")
+    story.look(apps={ROUTER: RUNNING, stable: DOWN, story.candidate: DEPLOYING})
+    assert story.phases[-1] == Phase.PROGRESSING
+    story.now += 300
+    story.look(apps={ROUTER: RUNNING, stable: DOWN, story.candidate: RUNNING})
+    assert (story.phases[-1], story.reports[-1]["reason"]) == (Phase.ERRORED, Reason.UNHEALTHY)
+
+
+def test_a_new_version_that_does_not_stay_well_has_failed(story: Rollouts) -> None:
+    stable = story.go_live("7")
+    story.call("8")
+    story.look(apps={ROUTER: RUNNING, stable: RUNNING, story.candidate: RUNNING})
+    story.look(apps={ROUTER: RUNNING, stable: RUNNING, story.candidate: LIMPING})
+    assert (story.phases[-1], story.reports[-1]["reason"]) == (Phase.ERRORED, Reason.UNHEALTHY)
+    assert story.weights == {"7": 100}
+
+
+def test_what_was_let_go_gets_no_requests_for_having_run_at_the_last_look(story: Rollouts) -> None:
+    old = story.go_live("7")
+    story.go_live("8")
+    story.now += story.settings.rollback_window_s + 1
+    story.running = dict.fromkeys((ROUTER, *story.iris.apps), RUNNING)
+    story.look(apps=story.running)
+    assert old not in story.apps
+    story.call("7")
+    assert story.weights == {"8": 100}

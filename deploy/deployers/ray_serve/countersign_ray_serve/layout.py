@@ -27,6 +27,8 @@ MODELS_OWN = "model"
 """In RUNTIME_PIP: what the model's ``requirements.txt`` asks for. ``serving.backend`` has the same word."""
 
 SURGE = 100
+ROUTER_SLOTS = 1000
+"""Requests that a router replica holds at a time, nearly all of which wait; as many again may wait at each proxy."""
 
 Json = dict[str, Any]
 
@@ -45,6 +47,11 @@ class AppStatus:
     @property
     def is_running(self) -> bool:
         return self.matches and self.status == "RUNNING"
+
+    @property
+    def answers(self) -> bool:
+        """Some of its replicas run; Ray may be replacing others."""
+        return self.is_running or (self.matches and self.status == "UNHEALTHY" and bool(self.replicas))
 
     @property
     def has_failed(self) -> bool:
@@ -201,6 +208,7 @@ def _router_spec(settings: Settings, state: State) -> Json:
             "target": settings.target,
             "timeout_s": settings.request_timeout_s,
             "max_request_bytes": settings.max_request_bytes,
+            "slots": ROUTER_SLOTS,
             "attempt": state.router_attempt,
             # What the router is told and what it understands are of one release.
             "release": packages.current() if settings.ship == "upload" else __version__,
@@ -210,7 +218,9 @@ def _router_spec(settings: Settings, state: State) -> Json:
             {
                 "name": "Router",
                 "num_replicas": settings.router_replicas,
-                "max_ongoing_requests": 200,
+                "max_ongoing_requests": ROUTER_SLOTS,
+                "max_queued_requests": ROUTER_SLOTS,
+                "backpressure_config": {"status_code": 503, "retry_after_s": 1},
                 "ray_actor_options": {"num_cpus": settings.router_num_cpus},
                 # Replace the router without a gap when its own settings change.
                 "max_surge_percent": SURGE,

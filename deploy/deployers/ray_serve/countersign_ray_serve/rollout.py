@@ -72,6 +72,9 @@ def accept(
     """
     old = state.resources.get(wanted.resource)
     former = dict(old.apps) if old else {}
+    had = frozenset(former)
+    for share in old.proven if old else []:
+        former[share.app].has_served = True
     if old is not None and not old.is_settled:
         _retreat(old, settings, now)
     resource = begin(
@@ -111,12 +114,12 @@ def accept(
         if name not in former:
             spec = backend_spec(settings, version, options, attempt=wanted.generation)
             former[name] = App(version=version.version, uri=version.uri, digest=version.digest, spec=spec)
-        elif (known := running.get(name)) and known.has_failed:
+        elif (known := running.get(name)) and known.is_given_up:
             former[name].spec = with_next_attempt(former[name].spec)
         former[name].drop_after = None
         resource.apps[name] = former[name]  # also what a superseded generation had begun to load
         resource.wanted.append(Share(app=name, weight=weight))
-    _route(resource, running)
+    _route(resource, {name: known for name, known in running.items() if name in had})
 
 
 def advance(state: State, settings: Settings, resource: Resource, seen: Observation) -> None:
@@ -126,7 +129,7 @@ def advance(state: State, settings: Settings, resource: Resource, seen: Observat
         _heal(resource, seen)
         _watch(state, settings, resource, seen)
         return
-    failed = next((s.app for s in resource.wanted if (known := seen.apps.get(s.app)) and known.has_failed), None)
+    failed = next((s.app for s in resource.wanted if _has_failed(resource.apps[s.app], seen.apps.get(s.app))), None)
     if failed is not None and not _retries(resource, failed, seen):
         _fail(state, settings, resource, seen, *_diagnosis(seen.apps[failed]), failed)
     elif seen.trouble is not None and seen.trouble[0] is Reason.CONFIG_REFUSED:
@@ -143,6 +146,13 @@ def advance(state: State, settings: Settings, resource: Resource, seen: Observat
     else:
         reason, message = _delay(resource, seen, past_deadline=False)
         _keep_on(state, settings, resource, seen, message, reason)
+
+
+def _has_failed(app: App, known: AppStatus | None) -> bool:
+    """Ray calls a whole application UNHEALTHY while it replaces one of its replicas. Of a version that never served it
+    is a verdict; of one that did, nothing to go back for, the less where it is what one goes back to.
+    """
+    return known is not None and known.has_failed and not (app.has_served and known.status == "UNHEALTHY")
 
 
 def heal_router(state: State, seen: Observation) -> None:
@@ -167,9 +177,15 @@ def _loaded(apps: Mapping[str, App], version: Version, routed: Sequence[Share]) 
 def _route(resource: Resource, apps: Mapping[str, AppStatus]) -> bool:
     """Tell the router of what is wanted and runs, once all that is to get requests does; whether that is news.
 
-    What is only to be loaded is told of when it runs: nobody's requests wait for it.
+    What is only to be loaded is told of when it runs: nobody's requests wait for it. What has requests already may take
+    more of them while one of its replicas is replaced: a way back must not wait for that.
     """
-    runs = {s.app for s in resource.wanted if (known := apps.get(s.app)) and known.is_running}
+    serves = {share.app for share in resource.routed if share.weight}
+    runs = {
+        s.app
+        for s in resource.wanted
+        if (known := apps.get(s.app)) and (known.is_running or (s.app in serves and known.answers))
+    }
     told = {share.app for share in resource.routed} if resource.step is Step.SWITCHING else set()
     if not runs | told or any(s.weight and s.app not in runs | told for s in resource.wanted):
         return False

@@ -20,7 +20,7 @@ class Step(StrEnum):
 
 class App(shared.Record):
     """The immutable Serve application of one model version. ``spec`` is kept as it was made: settings that change later
-    must not restart a version that serves.
+    must not restart a version that serves. ``has_served``: it was once proven to answer.
     """
 
     version: str
@@ -29,6 +29,7 @@ class App(shared.Record):
     spec: dict[str, Any]
     drop_after: float | None = None
     heal_after: float = 0
+    has_served: bool = False
 
 
 class Share(shared.Record):

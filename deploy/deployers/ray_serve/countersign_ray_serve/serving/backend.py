@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ from mlflow.models import Model
 from mlflow.pyfunc import FLAVOR_NAME, PY_VERSION, PyFuncModel
 from ray import serve
 from ray.serve import Application
-from ray.serve.metrics import Counter
 
-from countersign_ray_serve.serving.artifacts import fetch
+from countersign_ray_serve.serving.artifacts import fetched
 from countersign_ray_serve.serving.failures import DependencyMissing, of_import, refuse_other_python
 from countersign_ray_serve.serving.predictor import Predictor
 
@@ -29,10 +29,16 @@ class Backend:
 
     def __init__(self, uri: str, version: str, digest: str, any_python: bool) -> None:
         self._version = version
-        self._predictor = Predictor(load(fetch(uri, digest), any_python=any_python))
-        # Ray counts only what raises, and all our answers are returned: without this no gate would see a 500.
-        # Serve adds the label `application`, which tells versions apart.
-        self._answers = Counter("countersign_answers", "Predictions answered, by HTTP status.", ("status",))
+        self._files = ExitStack()
+        with ExitStack() as loading:
+            folder = loading.enter_context(fetched(uri, digest))
+            self._predictor = Predictor(load(folder, any_python=any_python))
+            # A model may open its files as late as in a prediction.
+            self._files = loading.pop_all()
+
+    def __del__(self) -> None:
+        """Serve calls it when the replica's last request has ended."""
+        self._files.close()
 
     async def ready(self) -> str:
         """The version that this replica has loaded."""
@@ -41,7 +47,6 @@ class Backend:
     async def predict(self, body: bytes) -> tuple[int, str, str]:
         """Status, JSON text and version; on a thread, so that health checks are answered meanwhile."""
         status, text = await asyncio.to_thread(self._predictor.predict, body)
-        self._answers.inc(tags={"status": str(status)})
         return status, text, self._version
 
 
@@ -66,8 +71,9 @@ def build_backend(args: dict[str, Any]) -> Application:
     deployment = serve.deployment(name="Backend")(Backend)
     if MODELS_OWN in args.get("packages", ()):
         # Only here is the store at hand. The list is read from the approved bytes alone: it says what is installed.
-        requirements = fetch(args["uri"], args["digest"]) / "requirements.txt"
-        packages = [each for each in args["packages"] if each != MODELS_OWN] + _lines(requirements)
+        with fetched(args["uri"], args["digest"]) as folder:
+            asked = _lines(folder / "requirements.txt")
+        packages = [each for each in args["packages"] if each != MODELS_OWN] + asked
         environment = {args["installer"]: packages} if packages else {}
         deployment = deployment.options(ray_actor_options={**args["actor"], "runtime_env": environment})
     return deployment.bind(args["uri"], args["version"], args["digest"], bool(args.get("any_python")))

@@ -2,7 +2,9 @@
 
 MLflow's own keys (``inputs``, ``instances``, ``dataframe_split``, ``dataframe_records``, and the chat and completion
 keys) keep their meaning. A raw list or object is taken as the input itself. Rows for a model with named columns
-become a data frame: feeding them as a bare array would bypass the column names and the casts of the signature.
+become a data frame: feeding them as a bare array would bypass the column names and the casts of the signature. A model
+whose signature comes from type hints gets a list of what its hint names, as it was sent: MLflow takes nothing but
+``inputs`` for it.
 """
 
 from __future__ import annotations
@@ -19,12 +21,13 @@ class MalformedPayload(ValueError):
     """The body cannot be a request for a prediction; the message says why."""
 
 
-def normalise(body: bytes, columns: Sequence[str]) -> str:
+def normalise(body: bytes, columns: Sequence[str], *, is_hinted: bool = False) -> str:
     """The body as MLflow's scoring code wants it, as JSON text.
 
     Args:
         body: the request body, JSON in UTF-8.
         columns: the column names of the model's signature; empty when it has none (no signature, or tensors).
+        is_hinted: the signature comes from type hints.
 
     Raises:
         MalformedPayload: not JSON, or no input in it.
@@ -34,13 +37,13 @@ def normalise(body: bytes, columns: Sequence[str]) -> str:
     except (ValueError, RecursionError):
         raise MalformedPayload("The body is not valid JSON (UTF-8).") from None
     if isinstance(payload, list):
-        return json.dumps(_wrap(payload, columns, otherwise="inputs"))
+        return json.dumps(_hinted(payload) if is_hinted else _wrap(payload, columns, otherwise="inputs"))
     if not isinstance(payload, dict):
         raise MalformedPayload('Expected a JSON object or a list, as {"inputs": [[5.1, 3.5, 1.4, 0.2]]}.')
-    return json.dumps(_wrap_object(payload, columns))
+    return json.dumps(_wrap_object(payload, columns, is_hinted=is_hinted))
 
 
-def _wrap_object(payload: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+def _wrap_object(payload: dict[str, Any], columns: Sequence[str], *, is_hinted: bool) -> dict[str, Any]:
     formats = [key for key in FORMATS if key in payload and key not in columns]
     if len(formats) > 1:
         raise MalformedPayload(f"Send one of {', '.join(FORMATS)}; this body has {' and '.join(formats)}.")
@@ -48,12 +51,22 @@ def _wrap_object(payload: dict[str, Any], columns: Sequence[str]) -> dict[str, A
         if not payload:
             raise MalformedPayload("The body is empty.")
         is_chat = any(key in payload and key not in columns for key in CHAT_KEYS)
-        return payload if is_chat else _wrap(payload, columns, otherwise="inputs")
+        if is_chat:
+            return payload
+        return _hinted([payload]) if is_hinted else _wrap(payload, columns, otherwise="inputs")
     key = formats[0]
     rest = {"params": payload["params"]} if payload.get("params") else {}
+    if is_hinted and key != "dataframe_split":
+        return {**_hinted(payload[key]), **rest}
     if key.startswith("dataframe_"):
         return {key: _frame(key, payload[key]), **rest}
     return {**_wrap(payload[key], columns, otherwise=key), **rest}
+
+
+def _hinted(value: Any) -> dict[str, Any]:
+    if value == []:
+        raise MalformedPayload("There is no row in the input.")
+    return {"inputs": value}
 
 
 def _wrap(value: Any, columns: Sequence[str], *, otherwise: str) -> dict[str, Any]:

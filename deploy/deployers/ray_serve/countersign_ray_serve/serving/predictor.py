@@ -53,12 +53,14 @@ class Predictor:
         self._schema = model.metadata.get_input_schema()  # type: ignore[no-untyped-call]
         named = self._schema is not None and not self._schema.is_tensor_spec() and self._schema.has_input_names()
         self._columns: list[str] = list(self._schema.input_names()) if named else []
+        is_hinted = getattr(model.metadata, "_is_signature_from_type_hint", bool)  # MLflow's scoring code asks the same
+        self._is_hinted: bool = is_hinted()
 
     def predict(self, body: bytes) -> Answer:
         """Status and JSON text: 400 for what the client sent wrongly, 500 for what the model does wrongly."""
         model = _Watched(self._model)
         try:
-            payload = normalise(body, self._columns)
+            payload = normalise(body, self._columns, is_hinted=self._is_hinted)
             answer = scoring_server.invocations(payload, "application/json", model, self._schema)  # type: ignore[no-untyped-call]
             return answer.status, _standard_json(answer.response)
         except MalformedPayload as error:

@@ -10,7 +10,9 @@ import asyncio
 import hmac
 import logging
 import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,19 +21,29 @@ from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
-from starlette.requests import Request
+from ray.util import metrics
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 WARM_UP_S = 5
 ALL = 100  # weights are percentages
 VERSION = "X-Model-Version"
 PROBE = "X-Countersign-Probe"
+CLIENT_LEFT = 499  # of no answer; what Ray's own metrics call it
 
 _log = logging.getLogger("ray.serve")
 
 
 class TooLarge(Exception):
     """The request body is larger than allowed."""
+
+
+class TooSlow(Exception):
+    """The request body did not come in time."""
+
+
+class TooMany(Exception):
+    """A version holds so many requests that others would find no place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +68,29 @@ def dealt(shares: Sequence[Share], point: int) -> Share | None:
 
 
 class Router:
-    """One replica of the router. A plain ``__call__``: behind FastAPI, ``GET /<model>`` would be a redirect."""
+    """One replica of the router. A plain ``__call__``: behind FastAPI, ``GET /<model>`` would be a redirect.
 
-    def __init__(self, timeout_s: float, max_request_bytes: int) -> None:
+    Args:
+        timeout_s: for a prediction, and for a body to come.
+        max_request_bytes: of a body.
+        slots: how many requests Serve lets in at a time.
+    """
+
+    def __init__(self, timeout_s: float, max_request_bytes: int, slots: int) -> None:
         self._timeout_s = timeout_s
         self._max_request_bytes = max_request_bytes
+        self._slots = slots
+        self._held = Counter[str]()  # by application
         self._routes: dict[str, list[Share]] = {}  # by model
         self._handles: dict[str, DeploymentHandle[Any]] = {}  # by application
         self._probe_token = ""
         self._allow_pins = False
         self._id = _replica_id()
+        # Here, and not where predictions are made: a replica that hangs or has died counts nothing. Ray's counter, and
+        # not Serve's, which would put the router's name where the version's application belongs.
+        self._counted = metrics.Counter(
+            "countersign_answers", "Predictions asked of a version, by the HTTP status.", ("application", "status")
+        )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take new routes. A new version's handle is warmed up first, so that its first request does not wait."""
@@ -98,19 +123,50 @@ class Router:
         if share is None:
             message = "No version of the model is there yet for this part of the requests."
             return refusal(503, "TEMPORARILY_UNAVAILABLE", message, {"Retry-After": "1"})
+        if request.method != "POST":
+            return await self._asked(share.app, self._ready)
+        status = 500
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await (self._predict(share.app, request) if request.method == "POST" else self._ready(share.app))
+            response = await self._asked(share.app, lambda app: self._predict(app, request))
+            status = response.status_code
+        except (asyncio.CancelledError, ClientDisconnect):
+            status = CLIENT_LEFT
+            raise
+        finally:
+            self._counted.inc(tags={"application": share.app, "status": str(status)})
+        return response
+
+    async def _asked(self, app: str, ask: Callable[[str], Awaitable[Response]]) -> Response:
+        """What a version answers, or why it does not."""
+        try:
+            with self._slot(app):
+                return await ask(app)
         except TooLarge:
             return refusal(413, "BAD_REQUEST", f"The body is larger than {self._max_request_bytes} bytes.")
+        except TooSlow:
+            return refusal(408, "BAD_REQUEST", "The body did not come in time.")
         except TimeoutError:
             return refusal(504, "TEMPORARILY_UNAVAILABLE", "The model did not answer in time.")
-        except BackPressureError:
+        except (BackPressureError, TooMany):
             return refusal(
                 503, "TEMPORARILY_UNAVAILABLE", "Too many requests wait for this model.", {"Retry-After": "1"}
             )
         except (DeploymentUnavailableError, RayServeException, RayError):
             return refusal(503, "TEMPORARILY_UNAVAILABLE", "The model is not available now.", {"Retry-After": "1"})
+
+    @contextmanager
+    def _slot(self, app: str) -> Iterator[None]:
+        """Hold one of this replica's slots. A version may hold as many as are free: one that hangs gets half of them,
+        two get a third each, and for another there is always something left.
+        """
+        if self._held[app] >= self._slots - self._held.total():
+            raise TooMany
+        self._held[app] += 1
+        try:
+            yield
+        finally:
+            self._held[app] -= 1
+            self._held += Counter()  # forgets those that hold none
 
     def _is_probe(self, request: Request) -> bool:
         given = request.headers.get(PROBE)
@@ -135,21 +191,27 @@ class Router:
 
     async def _predict(self, app: str, request: Request) -> Response:
         body = await self._body(request)
-        handle = await self._handle(app)
-        status, text, version = await handle.predict.remote(body)
+        async with asyncio.timeout(self._timeout_s):
+            handle = await self._handle(app)
+            status, text, version = await handle.predict.remote(body)
         return Response(text, status, {VERSION: version}, media_type="application/json")
 
     async def _ready(self, app: str) -> Response:
-        handle = await self._handle(app)
-        version = await handle.ready.remote()
+        async with asyncio.timeout(self._timeout_s):
+            handle = await self._handle(app)
+            version = await handle.ready.remote()
         return PlainTextResponse("ok", headers={VERSION: version})
 
     async def _body(self, request: Request) -> bytes:
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._max_request_bytes:
-                raise TooLarge
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > self._max_request_bytes:
+                        raise TooLarge
+        except TimeoutError:
+            raise TooSlow from None
         return bytes(body)
 
     async def _handle(self, app: str) -> DeploymentHandle[Any]:
@@ -179,4 +241,4 @@ def _replica_id() -> str:
 def build_router(args: dict[str, Any]) -> Application:
     """What Serve calls with the application's ``args``."""
     deployment = serve.deployment(name="Router")(Router)
-    return deployment.bind(args["timeout_s"], args["max_request_bytes"])
+    return deployment.bind(args["timeout_s"], args["max_request_bytes"], args["slots"])
