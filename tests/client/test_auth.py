@@ -131,6 +131,42 @@ def test_a_token_that_is_refused_again_and_again_is_renewed_once(gateway: Standi
     assert len(gateway.forms("/auth/token")) == 1
 
 
+@pytest.fixture
+def identity(gateway: Standin, store: LoginStore, no_credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline's, for the gateway that is named; and no login."""
+    monkeypatch.setenv("COUNTERSIGN_URL", gateway.url)
+    monkeypatch.setenv("COUNTERSIGN_ID_TOKEN", "ey.of.a-pipeline")
+
+
+@pytest.mark.usefixtures("identity")
+def test_without_a_login_a_pipelines_identity_counts_and_is_exchanged_again(gateway: Standin) -> None:
+    assert get(f"{gateway.url}/api").status_code == 200
+    gateway.access = "cs_log_5"  # the token has ended, in the middle of a long training
+    assert get(f"{gateway.url}/api").status_code == 200
+    assert [seen.headers["Authorization"] for seen in gateway.calls("/api")][-1] == "Bearer cs_log_6"
+    assert [form["scope"] for form in gateway.forms("/auth/token")] == ["registry track"] * 2
+
+
+@pytest.mark.usefixtures("identity")
+def test_an_identity_goes_to_the_gateway_that_is_named_and_to_nobody_else(
+    elsewhere: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere.answers["/api"] = lambda _: (200, {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere.url)
+    monkeypatch.setenv("COUNTERSIGN_TOKEN", "cs_pat_0")
+    assert get(f"{elsewhere.url}/api").status_code == 200
+    (arrived,) = elsewhere.seen
+    assert "Authorization" not in arrived.headers
+
+
+@pytest.mark.usefixtures("identity")
+def test_an_outage_during_an_exchange_is_left_to_whoever_tries_again(gateway: Standin) -> None:
+    right, away = gateway.tokens, [503]
+    gateway.answers["/auth/token"] = lambda _: (away.pop(), {}) if away else right()
+    assert get(f"{gateway.url}/api").status_code == 200
+    assert [seen.headers.get("Authorization") for seen in gateway.calls("/api")] == [None, "Bearer cs_log_1"]
+
+
 def test_mlflow_finds_it_by_its_name() -> None:
     from mlflow.tracking.request_auth.registry import fetch_auth
 

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import requests
 from aiohttp import web
+from countersign_client import following
 from countersign_client.bootstrapping import course, forwarding
 from countersign_client.bootstrapping.course import Order, carry_out, examine
 from countersign_client.bootstrapping.forwarding import Forwarder, Listener, close, forward, new_session, take_port
-from countersign_client.bootstrapping.ledger import Entry, Ledger
+from countersign_client.bootstrapping.ledger import Entry, Ledger, Training
 from countersign_client.bootstrapping.problems import NotReady, Problem, Stopped
 from countersign_client.bootstrapping.projects import Project, environment_of, fingerprint, read
 from countersign_client.bootstrapping.ray import Dashboard, Ray, dashboard_of
-from countersign_client.bootstrapping.registry import Registry
-from countersign_client.bootstrapping.training import environment_for
-from countersign_client.errors import ClientError, Refused
+from countersign_client.bootstrapping.registry import Found, Registry
+from countersign_client.bootstrapping.renewing import renewing
+from countersign_client.bootstrapping.training import Run, environment_for, needs_renewing, train
+from countersign_client.errors import ClientError, NotSignedIn, Refused, Unreachable
 from countersign_client.following import Exit
+from countersign_client.store import LoginStore
 
 from tests.client.standin import Standin, running_standin
 
@@ -213,6 +221,24 @@ def test_a_project_is_another_when_a_file_or_a_parameter_is_and_not_when_it_ran(
     assert fingerprint(Project("iris", project, 8081)) != before
 
 
+def test_a_project_may_have_files_whose_names_are_not_utf_8(project: Path) -> None:
+    of = Project("iris", project, 8081)
+    before = fingerprint(of)
+    try:
+        Path(os.fsdecode(os.fsencode(project) + b"/caf\xe9.csv")).write_text("1")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    assert fingerprint(of) != before
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that nobody can read from its beginning")
+def test_a_project_that_cannot_be_read_is_said(project: Path) -> None:
+    (project / "data").symlink_to("/proc/self/mem")
+    with pytest.raises(Stopped, match=r"iris: .* cannot be read: ") as stopped:
+        fingerprint(Project("iris", project, 8081))
+    assert stopped.value.exit_code == Exit.FAILED
+
+
 # Ray.
 
 
@@ -244,6 +270,21 @@ def test_an_address_that_is_not_rays_is_refused_with_what_was_expected(address: 
     found = dashboard_of({"RAY_ADDRESS": address})
     assert isinstance(found, Problem)
     assert "expected the address of Ray's dashboard, http://<host>:8265" in str(found)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("http://admin:s3cret@ray:8265", "http://ray:8265/?token=s3cret", "http://ray:8265/#s3cret"),
+        *("s3cret://ray", "http://ray:s3cret", "admin:s3cret@ray:6379", "http://a b/s3cret"),
+        *("ray://ray:10001/s3cret", "ray:6379/s3cret"),
+    ],
+)
+def test_a_secret_in_rays_address_is_not_said(address: str) -> None:
+    found = dashboard_of({"RAY_ADDRESS": address})
+    assert "s3cret" not in str(found)
+    said = found.said if isinstance(found, Dashboard) else str(found)
+    assert said.startswith("RAY_ADDRESS")
 
 
 def test_ray_that_does_not_answer_in_time_wants_a_token_or_is_something_else(ray: Standin, tmp_path: Path) -> None:
@@ -304,6 +345,32 @@ def test_a_file_of_something_else_is_not_written_over(tmp_path: Path, text: str,
     file.write_text(text)
     assert said in str(Ledger(file).read())
     assert file.read_text() == text
+
+
+def test_a_file_of_before_is_read_and_one_that_names_no_text_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "models_to_serve.json"
+    before = {name: value for name, value in vars_of(ENTRY).items() if name not in {"gateway", "alias", "training"}}
+    file.write_text(json.dumps({"schema": 1, "models": [before]}))
+    ledger = Ledger(file)
+    assert ledger.read() is None
+    assert ledger.get("iris") == ENTRY
+    training = Training("sha256:0", "iris", "bootstrap-iris-1", "sha256:1")
+    kept = replace(ENTRY, path="/na\udcefve", gateway="https://a", alias="staging", training=training)
+    ledger.put(kept)
+    ledger.let_go()
+    again = Ledger(file)
+    assert again.read() is None
+    assert again.get("iris") == kept
+
+
+def test_a_file_that_cannot_be_replaced_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "models_to_serve.json"
+    ledger = Ledger(file)
+    assert ledger.read() is None
+    file.mkdir()
+    with pytest.raises(Stopped, match=r"models_to_serve\.json cannot be written: Is a directory"):
+        ledger.put(ENTRY)
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, f".{file.name}.lock"}
 
 
 def test_an_entry_that_lacks_something_is_as_none_and_a_missing_folder_is_said(tmp_path: Path) -> None:
@@ -410,7 +477,10 @@ def test_a_port_that_is_taken_is_said_with_its_model(platform: Standin, project:
     assert "192.0.2.1 is no address of this machine" in refused(order(platform, project, serve_at="192.0.2.1"))[0]
 
 
-@pytest.mark.parametrize("state", ["rejected", "withdrawn", "superseded", "rolled_back"])
+SAID_NO = pytest.mark.parametrize("state", ["rejected", "withdrawn", "superseded", "rolled_back"])
+
+
+@SAID_NO
 def test_what_somebody_said_no_to_is_not_asked_for_again(platform: Standin, project: Path, state: str) -> None:
     asked = order(platform, project)
     mark = fingerprint(read(asked.names, asked.paths, asked.ports)[0][0])
@@ -423,6 +493,199 @@ def test_what_somebody_said_no_to_is_not_asked_for_again(platform: Standin, proj
     assert not platform.calls("/control/v1/promotions")
     kept = json.loads(asked.output.read_text())["models"][0]
     assert (kept["path"], kept["port"]) == (str(project), 8081)
+
+
+@SAID_NO
+def test_where_a_version_is_served_that_one_is_served_on_though_somebody_said_no_to_another(
+    platform: Standin, ray: Standin, project: Path, state: str
+) -> None:
+    asked = order(platform, project)
+    keep(asked, version="2")
+    live_at(platform, ray, version="1")
+    platform.answers["/control/v1/promotions/prm_1"] = lambda _: (200, {"state": state, "state_reason": "too slow"})
+    said: list[str] = []
+    (served,) = carry_out(examine(asked, said.append), said.append)
+    assert (served.version, served.digest, served.entry.url) == ("1", "sha256:77", f"{ray.url}/iris")
+    assert not platform.calls("/control/v1/promotions")
+    assert (
+        f"[iris] version 2 is not asked for again: promotion prm_1 is {state}, too slow. Change the project, or run "
+        "with --retrain. What ray is to serve is served until then."
+    ) in said
+    assert "[iris] version 1 answers at" in said[-1]
+
+
+def keep(asked: Order, **known: Any) -> None:
+    """Have it written down that the project was trained as it is now."""
+    (project,), _ = read(asked.names, asked.paths, asked.ports)
+    about = {"run_id": "run-1", "version": "1", "uri": "models:/iris/1", "promotion": "prm_1", **known}
+    Ledger(asked.output).put(Entry("iris", str(project.path), 8081, fingerprint(project), **about))
+
+
+def live_at(platform: Standin, ray: Standin, version: str = "1") -> None:
+    """A version of `iris` is deployed, and answers; `prm_1` is the promotion to `staging` that did it."""
+    serving = [{"version": version, "weight": 100, "ready": True, "url": f"{ray.url}/iris"}]
+    deployed = {"target": "ray", "resource": "iris", "version": version, "digest": "sha256:77", "serving": serving}
+    live = {"id": "prm_1", "alias": "staging", "state": "live", "settled": True, "digest": "sha256:77"}
+    platform.answers |= {
+        "/api/2.0/mlflow/model-versions/get": lambda _: (200, {"model_version": {"version": version}}),
+        "/control/v1/promotions/prm_1": lambda _: (200, live),
+        "/control/v1/deployments": lambda _: (200, {"items": [deployed], "next_cursor": None}),
+    }
+    ray.answers["/iris"] = lambda _: (200, {})
+    ray.answers["/api/serve/applications/"] = lambda _: (200, {"applications": {"iris": "sha256:77"}})
+
+
+@pytest.mark.parametrize("known", [{"alias": "staging"}, {}])
+def test_what_was_promoted_to_another_alias_is_asked_for(
+    platform: Standin, ray: Standin, project: Path, known: dict[str, str]
+) -> None:
+    asked = order(platform, project)
+    keep(asked, **known)
+    live_at(platform, ray)
+    made = {"id": "prm_2", "alias": "production", "state": "live", "settled": True, "digest": "sha256:77"}
+    platform.answers["/control/v1/promotions"] = lambda _: (201, made)
+    platform.answers["/control/v1/promotions/prm_2"] = lambda _: (200, made)
+    for _ in range(2):
+        (served,) = carry_out(examine(asked, lambda _: None), lambda _: None)
+        assert (served.entry.promotion, served.entry.alias) == ("prm_2", "production")
+    (call,) = platform.calls("/control/v1/promotions")
+    assert json.loads(call.body)["alias"] == "production"
+
+
+def trains(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """What is trained; each ends well."""
+    runs: list[Run] = []
+    monkeypatch.setattr(course, "train", lambda run, environment, say: runs.append(run))
+    return runs
+
+
+@pytest.mark.parametrize("known", [{"gateway": "https://another.example"}, {"run_id": "run-of-another"}])
+def test_a_version_of_another_gateway_is_not_promoted_at_this_one(
+    platform: Standin, ray: Standin, project: Path, monkeypatch: pytest.MonkeyPatch, known: dict[str, str]
+) -> None:
+    asked = order(platform, project, alias="staging")
+    keep(asked, **known)
+    live_at(platform, ray, version="5")
+    trained(platform)
+    platform.answers["/api/2.0/mlflow/model-versions/get"] = lambda _: (200, {"model_version": {"run_id": "run-5"}})
+    platform.answers["/control/v1/promotions"] = lambda _: (201, {"id": "prm_1", "state": "live"})
+    runs = trains(monkeypatch)
+    (served,) = carry_out(examine(asked, lambda _: None), lambda _: None)
+    assert len(runs) == 1
+    assert (served.entry.version, served.entry.gateway) == ("5", platform.url)
+
+
+def trained(platform: Standin, status: str = "FINISHED") -> None:
+    """MLflow has a run of whatever name, and version 5 of it."""
+    run = {"info": {"run_id": "run-5", "status": status}}
+    platform.answers |= {
+        "/api/2.0/mlflow/experiments/get-by-name": lambda _: (200, {"experiment": {"experiment_id": "3"}}),
+        "/api/2.0/mlflow/runs/search": lambda _: (200, {"runs": [run]}),
+        "/api/2.0/mlflow/model-versions/search": lambda _: (
+            200,
+            {"model_versions": [{"name": "iris", "version": "5"}]},
+        ),
+    }
+
+
+def test_a_training_is_not_lost_when_the_gateway_is_away_after_it(
+    platform: Standin, ray: Standin, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = order(platform, project, alias="staging")
+    live_at(platform, ray, version="5")
+    trained(platform)
+    away = (503, {"detail": "restarting"})
+    answers = platform.answers["/api/2.0/mlflow/model-versions/search"]
+    platform.answers["/api/2.0/mlflow/model-versions/search"] = lambda _: away
+    platform.answers["/control/v1/promotions"] = lambda _: (201, {"id": "prm_1", "state": "live"})
+    runs = trains(monkeypatch)
+    with pytest.raises(Unreachable):
+        carry_out(examine(asked, lambda _: None), lambda _: None)
+    kept = json.loads(asked.output.read_text())["models"][0]
+    assert (kept["version"], kept["training"]["run"]) == ("", runs[0].name)
+    platform.answers["/api/2.0/mlflow/model-versions/search"] = answers
+    said: list[str] = []
+    (served,) = carry_out(examine(asked, said.append), said.append)
+    assert (served.version, served.entry.run_id, served.entry.training) == ("5", "run-5", None)
+    assert "[iris] was trained already, by run run-5: it is not trained again" in said
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "FAILED"])
+def test_a_training_that_did_not_end_well_is_done_again(
+    platform: Standin, ray: Standin, project: Path, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    asked = order(platform, project, alias="staging")
+    live_at(platform, ray, version="5")
+    trained(platform, status)
+    (begun,), _ = read(asked.names, asked.paths, asked.ports)
+    keep(asked, version="", training=Training(fingerprint(begun), "iris", "bootstrap-iris-1"))
+    platform.answers["/control/v1/promotions"] = lambda _: (201, {"id": "prm_1", "state": "live"})
+    runs = trains(monkeypatch)
+    carry_out(examine(asked, lambda _: None), lambda _: None)
+    assert len(runs) == 1
+
+
+def test_the_gateway_is_waited_for_when_a_training_is_registered(
+    platform: Standin, ray: Standin, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_PAUSES_S", (0.001, 0.001))
+    asked = order(platform, project, alias="staging", timeout_s=60)
+    live_at(platform, ray, version="5")
+    trained(platform)
+    answers, away = platform.answers["/api/2.0/mlflow/runs/search"], iter([503, 503])
+    platform.answers["/api/2.0/mlflow/runs/search"] = lambda seen: (
+        (status, {}) if (status := next(away, 0)) else answers(seen)
+    )
+    platform.answers["/control/v1/promotions"] = lambda _: (201, {"id": "prm_1", "state": "live"})
+    runs = trains(monkeypatch)
+    (served,) = carry_out(examine(asked, lambda _: None), lambda _: None)
+    assert served.version == "5"
+    assert len(runs) == 1
+
+
+def test_two_models_of_a_project_that_writes_into_its_folder_are_trained_once(
+    platform: Standin, ray: Standin, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, twice = f"{project},{project}", {"names": "iris,wine", "ports": "1,2", "parameters": "a=1,a=2"}
+    asked = order(platform, project, alias="staging", **twice, paths=paths)
+    live_at(platform, ray, version="5")
+    trained(platform)
+    versions = [{"name": name, "version": "5"} for name in ("iris", "wine")]
+    platform.answers["/api/2.0/mlflow/model-versions/search"] = lambda _: (200, {"model_versions": versions})
+    platform.answers["/control/v1/promotions"] = lambda _: (409, {"detail": "Not now."})
+    runs: list[Run] = []
+
+    def write(run: Run, *_: Any) -> None:
+        runs.append(run)
+        (run.project.path / f"report-{run.project.name}").write_text(run.name)
+
+    monkeypatch.setattr(course, "train", write)
+    for _ in range(2):
+        with pytest.raises(Refused, match="Not now"):
+            carry_out(examine(asked, lambda _: None), lambda _: None)
+    assert [run.project.name for run in runs] == ["iris", "wine"]
+
+
+def test_what_a_training_leaves_running_is_not_waited_for(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "train.sh").write_text("echo trained; printf done; sleep 600 & echo $! > left; exit 0\n")
+    monkeypatch.setattr(Run, "command", lambda _: ["sh", "train.sh"])
+    said: list[str] = []
+    try:
+        train(Run(Project("iris", project, 1), "local", "iris", "name"), dict(os.environ), said.append)
+    finally:
+        os.kill(int((project / "left").read_text()), signal.SIGKILL)
+    assert said == ["[iris] trained", "[iris] done"]
+
+
+def test_a_training_that_fails_is_told_with_its_last_lines(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "train.sh").write_text("printf 'caf\\351\\r\\nno data\\33[2J\\n'; exit 3\n")
+    monkeypatch.setattr(Run, "command", lambda _: ["sh", "train.sh"])
+    said: list[str] = []
+    with pytest.raises(Stopped, match=r"failed \(exit status 3\)") as stopped:
+        train(Run(Project("iris", project, 1), "local", "iris", "name"), dict(os.environ), said.append)
+    assert said == ["[iris] caf\ufffd", "[iris] no data[U+001B][2J"]
+    assert str(stopped.value).endswith("  caf\ufffd\n  no data[U+001B][2J")
 
 
 def test_a_target_that_serves_from_another_ray_is_found_out(
@@ -464,18 +727,148 @@ def test_a_project_gets_the_gateway_and_a_token_and_nothing_of_another_run(
 ) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "another")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "of somebody")
-    found = environment_for(platform.url, "local")
+    monkeypatch.setenv("MLFLOW_TRACKING_AUTH", "kubernetes")
+    found = environment_for(platform.url)
     assert found["MLFLOW_TRACKING_URI"] == platform.url
     assert found["MLFLOW_TRACKING_TOKEN"] == platform.access
-    assert not {"MLFLOW_RUN_ID", "MLFLOW_TRACKING_PASSWORD"} & found.keys()
+    assert not {"MLFLOW_RUN_ID", "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_PASSWORD"} & found.keys()
+    assert not needs_renewing(platform.url, "conda"), "nobody here renews a token that was given"
 
 
-def test_a_project_uses_the_login_where_it_runs_with_this_package(
+@pytest.mark.parametrize("whence", ["login", "identity"])
+def test_a_project_has_its_token_renewed_by_this_package_where_it_runs_with_it(
+    signed_in: Callable[..., object],
+    gateway: Standin,
+    no_credentials: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whence: str,
+) -> None:
+    if whence == "login":
+        signed_in()
+    else:
+        identity(tmp_path, monkeypatch)
+    monkeypatch.setenv("COUNTERSIGN_URL", "https://another.example")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "of another server")
+    found = environment_for(gateway.url)
+    assert found["MLFLOW_TRACKING_AUTH"] == "countersign"
+    assert found["MLFLOW_TRACKING_URI"] == found["COUNTERSIGN_URL"] == gateway.url
+    assert "MLFLOW_TRACKING_TOKEN" not in found
+    assert not needs_renewing(gateway.url, "local")
+    assert needs_renewing(gateway.url, "conda")
+
+
+def test_who_has_an_identity_and_a_login_trains_as_who_registers(
+    signed_in: Callable[..., object],
+    gateway: Standin,
+    no_credentials: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    signed_in()
+    identity(tmp_path, monkeypatch)
+    assert needs_renewing(gateway.url, "local")
+
+
+def identity(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "identity").write_text("ey.of.a-workload")
+    monkeypatch.setenv("COUNTERSIGN_ID_TOKEN_FILE", str(folder / "identity"))
+
+
+# The port that stands for the gateway.
+
+
+def test_a_project_of_any_environment_reaches_the_gateway_with_a_token_that_is_good_then(
     signed_in: Callable[..., object], gateway: Standin, no_credentials: None
 ) -> None:
     signed_in()
-    assert environment_for(gateway.url, "local")["MLFLOW_TRACKING_AUTH"] == "countersign"
-    assert environment_for(gateway.url, "conda")["MLFLOW_TRACKING_TOKEN"] == gateway.access
+    with renewing(gateway.url) as renewed:
+        found = environment_for(gateway.url, renewed)
+        assert found["MLFLOW_TRACKING_URI"] == renewed.url
+        headers = {"Authorization": f"Bearer {found['MLFLOW_TRACKING_TOKEN']}", "X-Of-Its-Own": "1"}
+        for token in ("cs_log_0", "cs_log_1"):
+            answer = requests.get(f"{renewed.url}/api/runs?a=%2F", headers=headers, timeout=10)
+            assert (answer.status_code, answer.json()["path"]) == (200, "/api/runs")
+            seen = gateway.calls("/api/runs")[-1]
+            assert (seen.headers["Authorization"], seen.query) == (f"Bearer {token}", {"a": "/"})
+            assert seen.headers["X-Of-Its-Own"] == "1"
+            signed_in(age_s=800)  # the token of the login is about to end: it is refreshed
+        assert renewed.secret not in repr(renewed)
+    with pytest.raises(requests.ConnectionError):
+        requests.get(renewed.url, timeout=10)
+
+
+@pytest.mark.parametrize("shown", [None, "Bearer wrong", "Bearer ", "Basic eDp5"])
+def test_nobody_else_on_the_machine_goes_through_that_port(
+    signed_in: Callable[..., object], gateway: Standin, no_credentials: None, shown: str | None
+) -> None:
+    signed_in()
+    headers = {"Authorization": shown} if shown else {}
+    with renewing(gateway.url) as renewed:
+        assert renewed.url.startswith("http://127.0.0.1:")
+        answer = requests.put(f"{renewed.url}/api/runs", data=b"x" * 100_000, headers=headers, timeout=10)
+    assert (answer.status_code, answer.json()["error_code"]) == (401, "UNAUTHENTICATED")
+    assert not gateway.calls("/api/runs")
+
+
+async def test_bodies_of_every_kind_go_through_that_port_as_they_are(platform: Standin) -> None:
+    seen: list[tuple[str, bytes]] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        seen.append((request.headers.get("Content-Encoding", ""), await request.read()))
+        assert request.headers["Authorization"] == f"Bearer {platform.access}"
+        assert request.raw_path == "/a%2Fb/?c=%20"
+        if request.method == "DELETE":
+            return web.Response(status=204)
+        if request.method == "GET":
+            streamed = web.StreamResponse()
+            streamed.enable_chunked_encoding()
+            await streamed.prepare(request)
+            for _ in range(3):
+                await streamed.write(b"piece")
+            return streamed
+        made = web.json_response({"x": "x" * 10_000})
+        made.enable_compression(web.ContentCoding.gzip)
+        return made
+
+    application = web.Application(client_max_size=2**30)
+    application.router.add_route("*", "/{path:.*}", answer)
+    large, packed = os.urandom(2**20), gzip.compress(b"packed")
+
+    def call(url: str, secret: str) -> None:
+        with requests.Session() as session:
+            session.headers["Authorization"] = f"Bearer {secret}"
+            url = f"{url}/a%2Fb/?c=%20"
+            assert session.get(url, timeout=10).content == b"piece" * 3
+            assert session.head(url, timeout=10).content == b""
+            assert session.delete(url, timeout=10).status_code == 204
+            for body in (large, iter([large, b"", b"x"]), b""):
+                assert session.put(url, data=body, timeout=10).json() == {"x": "x" * 10_000}
+            session.post(url, data=packed, headers={"Content-Encoding": "gzip"}, timeout=10).json()
+
+    async with serving(application) as url:
+        with renewing(url) as renewed:
+            await asyncio.to_thread(call, renewed.url, renewed.secret)
+    bodies = [body for _, body in seen[3:]]
+    assert bodies == [large, large + b"x", b"", b"packed"]
+    assert seen[-1][0] == "gzip"
+
+
+def test_a_gateway_that_is_away_or_knows_nobody_is_said_at_that_port_as_mlflow_does(
+    signed_in: Callable[..., object], gateway: Standin, store: LoginStore, no_credentials: None
+) -> None:
+    with pytest.raises(NotSignedIn), renewing(gateway.url):
+        pass
+    signed_in()
+    with renewing(gateway.url) as renewed:
+        headers = {"Authorization": f"Bearer {renewed.secret}"}
+        signed_in(age_s=1000)
+        gateway.answers["/auth/token"] = lambda _: (503, {})
+        answer = requests.get(f"{renewed.url}/api", headers=headers, timeout=10)
+        assert (answer.status_code, answer.json()["error_code"]) == (503, "TEMPORARILY_UNAVAILABLE")
+        store.path.unlink()
+        answer = requests.get(f"{renewed.url}/api", headers=headers, timeout=10)
+        assert (answer.status_code, answer.json()["error_code"]) == (401, "UNAUTHENTICATED")
 
 
 # What a run made.
@@ -496,7 +889,7 @@ def test_a_run_is_found_by_its_name_and_what_it_registered_itself_is_taken(
     platform.answers["/api/2.0/mlflow/runs/search"] = lambda _: (200, {"runs": [{"info": {"run_id": "run-1"}}]})
     versions = [{"name": name, "version": version} for name, version in (("iris", "9"), ("iris", "10"), ("wine", "11"))]
     platform.answers["/api/2.0/mlflow/model-versions/search"] = lambda _: (200, {"model_versions": versions})
-    assert registry.run_named("iris", "bootstrap-iris-1") == ("3", "run-1")
+    assert registry.run_named("iris", "bootstrap-iris-1") == Found("3", "run-1", is_finished=False)
     asked = json.loads(platform.calls("/api/2.0/mlflow/runs/search")[0].body)
     assert asked["filter"] == "attributes.run_name = 'bootstrap-iris-1'"
     assert registry.version_of("iris", "run-1") == "10"
@@ -542,7 +935,10 @@ def test_a_model_that_is_there_already_gets_another_version_and_a_refusal_is_mlf
         registry.register("iris", "m-1", "run-1")
     gone = {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "No."}
     platform.answers["/api/2.0/mlflow/model-versions/get"] = lambda _: (404, gone)
-    assert not registry.has("iris", "8")
+    assert not registry.has("iris", "8", "run-1")
+    platform.answers["/api/2.0/mlflow/model-versions/get"] = lambda _: (200, {"model_version": {"run_id": "run-1"}})
+    assert registry.has("iris", "8", "run-1")
+    assert not registry.has("iris", "8", "run-2")
 
 
 # The ports.
@@ -607,6 +1003,22 @@ async def test_a_models_port_answers_with_what_ray_serve_answers(model: tuple[st
             assert answer.status == 404
         async with client.put(f"{here}/") as answer:
             assert answer.status == 405
+
+
+async def test_what_ray_serve_compresses_is_said_to_be_and_only_for_who_reads_it() -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        made = web.json_response({"predictions": [1] * 50})
+        made.enable_compression()
+        return made
+
+    async with serving(application_of(answer)) as url, answering(f"{url}/iris") as (here, client):
+        for headers in ({"Accept-Encoding": "gzip"}, {"Accept-Encoding": "identity"}):
+            async with client.post(here, json={"inputs": [[1]]}, headers=headers) as got:
+                assert await got.json() == {"predictions": [1] * 50}
+                assert ("Content-Encoding" in got.headers) == (headers["Accept-Encoding"] == "gzip")
+        plain = aiohttp.ClientSession(skip_auto_headers=["Accept-Encoding"], auto_decompress=False)
+        async with plain, plain.post(here, json={"inputs": [[1]]}) as got:
+            assert json.loads(await got.read()) == {"predictions": [1] * 50}
 
 
 async def test_a_models_port_takes_no_more_than_it_should(

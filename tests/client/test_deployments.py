@@ -239,3 +239,9 @@ def test_a_model_is_no_deployment_and_where_its_id_is_found_is_said(
 ) -> None:
     assert command("deployments", name, "iris") == Exit.USAGE
     assert "countersign deployments list" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_page_of_targets_that_say_much_is_read(command: Command, desk: Standin) -> None:
+    large = [deployment(id=f"dep_{number}", message="m" * 10_000) for number in range(100)]
+    desk.answers[f"{BASE}/deployments"] = lambda _: (200, {"items": large, "next_cursor": None})
+    assert command("deployments", "list", "--limit", "100") == 0

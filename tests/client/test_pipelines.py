@@ -530,6 +530,21 @@ def test_a_pipelines_identity_is_exchanged_and_renewed(
         token_for(gateway.url)
 
 
+def test_a_token_that_is_good_still_is_used_while_the_gateway_is_away(
+    gateway: Standin, store: LoginStore, no_credentials: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COUNTERSIGN_ID_TOKEN", "ey.gitlab.jwt")
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    first = token_for(gateway.url)
+    gateway.answers["/auth/token"] = lambda _: (503, {})
+    now[0] += gateway.lasts - 60
+    assert token_for(gateway.url) == first
+    now[0] += 60
+    with pytest.raises(Unreachable):
+        token_for(gateway.url)
+
+
 def test_in_github_actions_the_identity_is_fetched(
     gateway: Standin,
     elsewhere: Standin,

@@ -179,6 +179,45 @@ def test_what_the_client_of_python_does_is_the_same(model: str) -> None:
         client.explain(model)
 
 
+def test_an_alias_is_that_of_the_gateway_where_it_is_promoted(
+    service: Countersign, mlflow_server: MlflowServer, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow_server.call("POST", "registered-models/alias", {"name": model, "alias": "candidate", "version": "2"})
+    monkeypatch.setenv("COUNTERSIGN_URL", service.url)
+    monkeypatch.setenv("COUNTERSIGN_TOKEN", service.token("scientist"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert get_deploy_client(TARGET).create_deployment(model, f"models:/{model}@candidate")["version"] == "2"
+
+
+def test_a_name_with_the_default_workspace_is_that_without(
+    service: Countersign, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = get_deploy_client(TARGET)
+    created = client.create_deployment(f"default/{model}", f"models:/{model}/1")
+    assert (created["name"], created["version"], created["phase"]) == (model, "1", "Ready")
+    monkeypatch.setenv("COUNTERSIGN_TOKEN", service.token("administrator"))
+    client.delete_deployment(f"default/{model}")
+    with pytest.raises(MlflowException, match="is not deployed to plugin"):
+        client.get_deployment(model)
+
+
+def test_what_is_not_deployed_is_deleted_already_and_what_is_not_known_is_not(
+    service: Countersign, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COUNTERSIGN_TOKEN", service.token("administrator"))
+    client = get_deploy_client(TARGET)
+    client.delete_deployment(model)
+    with pytest.raises(MlflowException, match=f"There is no model {model}-mistyped") as refused:
+        client.delete_deployment(f"{model}-mistyped")
+    assert refused.value.error_code == "RESOURCE_DOES_NOT_EXIST"
+    with pytest.raises(MlflowException, match="No policy that you may read names a target mistyped") as refused:
+        get_deploy_client("countersign:/mistyped").delete_deployment(model)
+    assert refused.value.error_code == "RESOURCE_DOES_NOT_EXIST"
+    with pytest.raises(MlflowException, match="the MLflow server has none but `default`"):
+        client.delete_deployment(f"ws/{model}")
+
+
 def test_who_does_not_wait_is_told_how_to_and_who_waits_for_nobody_is_told_what_is_missing(
     service: Countersign, mlflow_server: MlflowServer, model: str, run: Run
 ) -> None:
@@ -205,7 +244,8 @@ def test_who_does_not_wait_is_told_how_to_and_who_waits_for_nobody_is_told_what_
         ("{}", "runs:/1/model", {}, "What is not registered is registered first", "INVALID_PARAMETER_VALUE"),
         ("{}", "models:/{}/latest", {}, "expected models:/<name>/<version>", "INVALID_PARAMETER_VALUE"),
         ("other", "models:/{}/1", {}, "A deployment has the name of its model", "INVALID_PARAMETER_VALUE"),
-        ("{}", "models:/{}@none", {}, "alias none not found", "INVALID_PARAMETER_VALUE"),
+        ("{}", "models:/{}@none", {}, "has no alias none", "RESOURCE_DOES_NOT_EXIST"),
+        ("ws/{}", "models:/{}@live", {}, "the MLflow server has none but `default`", "INVALID_PARAMETER_VALUE"),
         ("{}", "models:/{}/9", {"alias": "live"}, "There is no version 9", "RESOURCE_DOES_NOT_EXIST"),
         ("{}", "models:/{}/1", {"alias": "free"}, "No policy protects alias free", "INVALID_PARAMETER_VALUE"),
         ("{}", "models:/{}/1", {"replicas": "3"}, "-C replicas: expected one of", "INVALID_PARAMETER_VALUE"),

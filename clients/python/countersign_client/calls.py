@@ -16,6 +16,8 @@ _TOKEN_TYPE = "urn:ietf:params:oauth:token-type:"  # noqa: S105 - a name, not a 
 _UNAUTHORIZED = 401
 _REFUSED = 400
 _LONGEST_PAGE = 100
+_LARGEST_PAGE = 64 * 1024 * 1024
+"""Bytes: a hundred deployments of which each target says as much as it may."""
 
 
 def call(
@@ -70,7 +72,7 @@ def ask(
         raise NotSignedIn(gateway, plain(reply.document.get("detail")) or f"{gateway} does not accept your login.")
     if reply.status >= _REFUSED:
         said = plain(reply.document.get("detail")) or plain(reply.document.get("title"))
-        raise Refused(said or f"{gateway} refused it ({reply.status}).", status=reply.status)
+        raise Refused(said or f"{gateway} refused it ({reply.status}).", status=reply.status, problem=reply.document)
     return reply
 
 
@@ -78,7 +80,8 @@ def pages(gateway: str, path: str, query: Query, *, limit: int) -> Iterator[Mapp
     """What a list has, page by page, up to ``limit``. Raises as ``ask``."""
     asked, left = dict(query), limit
     while left > 0:
-        page = call(gateway, "GET", path, query={**asked, "limit": str(min(left, _LONGEST_PAGE))})
+        length = {"limit": str(min(left, _LONGEST_PAGE))}
+        page = ask(gateway, "GET", path, query={**asked, **length}, largest=_LARGEST_PAGE).document
         for each in items(page.get("items")):
             yield each
             left -= 1

@@ -19,10 +19,11 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from countersign_client.addresses import origin_of
-from countersign_client.errors import NotSignedIn, Refused, TokenRefused
+from countersign_client.errors import NotSignedIn, Refused, TokenRefused, Unreachable
 from countersign_client.session import access_token
 from countersign_client.store import LoginStore
 from countersign_client.wire import OAuthRefused, send
@@ -59,16 +60,15 @@ def token_for(
         UnsafeStore: the file of logins cannot be used.
     """
     if store is None:
-        for variable in _VARIABLES:
-            token = os.environ.get(variable, "").strip()
-            if token and _is_for(variable, gateway):
-                if token == refused:
-                    raise TokenRefused(gateway, variable)
-                return _header_text(token, variable)
-        if any(os.environ.get(variable, "").strip() for variable in (_ID_TOKEN, _ID_TOKEN_FILE)):
+        if (variable := _variable_for(gateway)) is not None:
+            token = os.environ[variable].strip()
+            if token == refused:
+                raise TokenRefused(gateway, variable)
+            return _header_text(token, variable)
+        if _has_identity_token():
             return _exchanged(gateway, refused, scopes)
         if LoginStore().get(gateway) is None:
-            if os.environ.get(_GITHUB_URL) and os.environ.get(_GITHUB_TOKEN):
+            if _is_on_github():
                 return _exchanged(gateway, refused, scopes)
             raise NotSignedIn(
                 gateway,
@@ -77,12 +77,39 @@ def token_for(
     return access_token(gateway, store=store, refused=refused)
 
 
-_VARIABLES = ("COUNTERSIGN_TOKEN", "MLFLOW_TRACKING_TOKEN")
+class Whence(Enum):
+    """What ``token_for`` has a token from."""
+
+    GIVEN = "given"
+    """A token of the environment, as it is: nobody here renews it."""
+    IDENTITY = "identity"
+    LOGIN = "login"
 
 
-def _is_for(variable: str, gateway: str) -> bool:
-    """Whether a token of the environment may go there: MLflow's is for MLflow's server."""
-    return variable != "MLFLOW_TRACKING_TOKEN" or origin_of(os.environ.get("MLFLOW_TRACKING_URI", "")) == gateway
+def whence(gateway: str) -> Whence | None:
+    """What ``token_for`` would have a token from; none if it has nothing. Raises ``UnsafeStore``."""
+    if _variable_for(gateway) is not None:
+        return Whence.GIVEN
+    if _has_identity_token():
+        return Whence.IDENTITY
+    if LoginStore().get(gateway) is not None:
+        return Whence.LOGIN
+    return Whence.IDENTITY if _is_on_github() else None
+
+
+def _variable_for(gateway: str) -> str | None:
+    """The one whose token may go there: MLflow's is for MLflow's server."""
+    is_mlflows = origin_of(os.environ.get("MLFLOW_TRACKING_URI", "")) == gateway
+    names = ("COUNTERSIGN_TOKEN", *(["MLFLOW_TRACKING_TOKEN"] if is_mlflows else []))
+    return next((name for name in names if os.environ.get(name, "").strip()), None)
+
+
+def _has_identity_token() -> bool:
+    return any(os.environ.get(variable, "").strip() for variable in (_ID_TOKEN, _ID_TOKEN_FILE))
+
+
+def _is_on_github() -> bool:
+    return bool(os.environ.get(_GITHUB_URL) and os.environ.get(_GITHUB_TOKEN))
 
 
 def _header_text(token: str, variable: str) -> str:
@@ -93,10 +120,12 @@ def _header_text(token: str, variable: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Short:
-    """A token of the gateway that was given for the pipeline's identity. ``until`` is by ``time.monotonic``."""
+    """A token of the gateway that was given for the pipeline's identity. Times are by ``time.monotonic``."""
 
     token: str
     until: float
+    """When the next one is asked for."""
+    ends: float
 
 
 _short: dict[tuple[str, tuple[str, ...]], _Short] = {}
@@ -117,9 +146,13 @@ def _exchanged(gateway: str, refused: str | None, scopes: Sequence[str]) -> str:
         if refusal.code == "invalid_grant":
             raise NotSignedIn(gateway, f"{gateway} does not accept the pipeline's identity: {refusal}") from None
         raise
+    except Unreachable:
+        if kept and kept.token != refused and began < kept.ends:
+            return kept.token
+        raise
     token, lasts = str(answer["access_token"]), answer.get("expires_in")
     lasts_s = lasts if isinstance(lasts, int) and not isinstance(lasts, bool) else _LASTS_S
-    _short[key] = _Short(token, began + max(lasts_s - _RENEWED_AHEAD_S, lasts_s / 2))
+    _short[key] = _Short(token, began + max(lasts_s - _RENEWED_AHEAD_S, lasts_s / 2), began + lasts_s)
     return token
 
 

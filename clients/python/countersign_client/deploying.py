@@ -11,14 +11,17 @@ from urllib.parse import quote
 
 from countersign_client.calls import call, items, pages
 from countersign_client.errors import ClientError, InvalidUsage, Refused
-from countersign_client.following import Exit, Followed, created, follow, missing, retried
+from countersign_client.following import PATIENCE_S, Exit, Followed, created, follow, missing, retried
 from countersign_client.wire import Json, plain
 
 _MOST = 1000
 _WILD = frozenset("*?[")
+_DEFAULT = "default/"
+"""The workspace of what is named without one."""
 _REMOVE = "remove"
 _PAUSE_S = 0.3
 """Between two looks at a deployment."""
+_NOT_FOUND = 404
 _NO_METHOD = 405
 
 
@@ -87,13 +90,14 @@ def ask_for(
     *,
     reason: str = "",
     workspace: str | None = None,
+    within_s: float = PATIENCE_S,
     say: Callable[[str], None],
 ) -> Mapping[str, object]:
-    """The promotion of a version; asked for, or found if it was asked for before. Raises as ``calls.ask``."""
+    """The promotion of a version; asked for, or found if it was asked for before. Raises as ``following.created``."""
     document: dict[str, Json] = {"model": model, "version": version, "alias": alias, "reason": reason}
     if workspace is not None:
         document["workspace"] = workspace
-    made = created(gateway, "/promotions", document, say=say)
+    made = created(gateway, "/promotions", document, within_s=within_s, say=say)
     if not plain(made.get("id")):
         raise Refused(f"{gateway} answered without a promotion; is it a Countersign gateway?")
     return made
@@ -142,8 +146,42 @@ def deployment_of(gateway: str, target: str, resource: str, *, removed: bool = F
     With ``removed``, the one that was removed, if it was. Raises as ``calls.ask``.
     """
     found = _known_on(gateway, target, resource.rpartition("/")[2])
-    ours = [each for each in found if each.get("resource") == resource]
+    ours = [each for each in found if each.get("resource") == resource.removeprefix(_DEFAULT)]
     return next((each for each in ours if (each.get("action") == _REMOVE) is removed), None)
+
+
+def require_known(gateway: str, target: str, resource: str) -> None:
+    """Return if there are such a target and such a model, as far as we may know.
+
+    Raises:
+        Refused: there are not, with status 404.
+        NotSignedIn, Unreachable, UnsafeStore: see ``calls.ask``.
+    """
+    policies = items(call(gateway, "GET", "/policies").get("items"))
+    is_named = any(target in _texts(each.get("document"), "targets") for each in policies)
+    if not is_named and not any(pages(gateway, "/deployments", {"target": target}, limit=1)):
+        raise Refused(
+            f"No policy that you may read names a target {target}, and nothing that you may read is deployed to it.",
+            status=_NOT_FOUND,
+        )
+    workspace, _, model = resource.removeprefix(_DEFAULT).rpartition("/")
+    try:
+        holder_of(gateway, model, "production", workspace=workspace or None)
+    except Refused as error:
+        # What is said of an alias is said of a model that is there.
+        if error.status != _NOT_FOUND or "alias" not in error.problem:
+            raise
+
+
+def holder_of(gateway: str, model: str, alias: str, *, workspace: str | None = None) -> str:
+    """The version that holds an alias; nothing if none does.
+
+    Raises:
+        Refused: there is no such model or alias.
+        NotSignedIn, Unreachable, UnsafeStore: see ``calls.ask``.
+    """
+    path = f"/models/{quote(model, safe='')}/aliases/{quote(alias, safe='')}"
+    return plain(call(gateway, "GET", path, query={"workspace": workspace} if workspace else None).get("version"))
 
 
 def url_of(deployment: Mapping[str, object]) -> str:

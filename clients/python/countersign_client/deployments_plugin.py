@@ -32,8 +32,10 @@ from countersign_client.deploying import (
     deployments_on,
     follow_until_done,
     follow_until_live,
+    holder_of,
     redeploy,
     remove,
+    require_known,
     url_of,
 )
 from countersign_client.errors import ClientError, InvalidUsage, NotSignedIn, Refused, Unreachable
@@ -117,7 +119,7 @@ class CountersignDeploymentClient(BaseDeploymentClient):
         is deployed already is an update.
         """
         with _as_mlflow_says():
-            asked = _asked(name, model_uri, flavor, config, endpoint)
+            asked = self._asked(name, model_uri, flavor, config, endpoint)
             there = deployment_of(self._gateway, self._target, name)
             if there is not None and str(there.get("version")) != asked.version:
                 raise MlflowException(
@@ -139,18 +141,23 @@ class CountersignDeploymentClient(BaseDeploymentClient):
         with _as_mlflow_says():
             if model_uri is None:
                 raise InvalidUsage("Which version? Name it with -m models:/<name>/<version>.")
-            asked = _asked(name, model_uri, flavor, config, endpoint)
+            asked = self._asked(name, model_uri, flavor, config, endpoint)
             self._deployment(name)
             return self._promote(name, asked)
 
     def delete_deployment(
         self, name: str, config: Mapping[str, Any] | None = None, endpoint: str | None = None
     ) -> None:
-        """Have the target serve nothing of the model. The alias stays where it is; the next promotion deploys again."""
+        """Have the target serve nothing of the model. The alias stays where it is; the next promotion deploys again.
+
+        What is not deployed is deleted already, if there are such a target and such a model.
+        """
         with _as_mlflow_says():
             settings = _settings(config, endpoint)
             there = deployment_of(self._gateway, self._target, name)
             if there is None:
+                if deployment_of(self._gateway, self._target, name, removed=True) is None:
+                    require_known(self._gateway, self._target, name)
                 return
             line = say()
             remove(self._gateway, there, reason=settings.reason or "mlflow deployments delete", say=line)
@@ -208,6 +215,27 @@ class CountersignDeploymentClient(BaseDeploymentClient):
         if found is None:
             raise Refused(f"{name} is not deployed to {self._target}.", status=404)
         return found
+
+    def _asked(
+        self, name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any] | None, endpoint: str | None
+    ) -> _Asked:
+        settings = _settings(config, endpoint)
+        if flavor not in {None, FLAVOR}:
+            raise InvalidUsage(
+                f"Expected no flavor, or {FLAVOR}: a target serves a model as MLflow's scoring server does."
+            )
+        model, version, alias = _named(model_uri)
+        workspace, _, named = name.rpartition("/")
+        if named != model:
+            raise InvalidUsage(
+                f"A deployment has the name of its model: name it {plain(model)}, or <workspace>/<model>."
+            )
+        if alias:
+            # Asked where it is promoted, and in that workspace: MLflow's own client may mean another server.
+            version = holder_of(self._gateway, model, alias, workspace=workspace or None)
+            if not version:
+                raise Refused(f"No version of {plain(model)} holds alias {plain(alias)}.", status=404)
+        return _Asked(workspace or None, model, version, settings)
 
     def _promote(self, name: str, asked: _Asked) -> dict[str, Any]:
         gateway, line, settings = self._gateway, say(), asked.settings
@@ -273,19 +301,6 @@ def _target_of(uri: str) -> str:
     return target
 
 
-def _asked(
-    name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any] | None, endpoint: str | None
-) -> _Asked:
-    settings = _settings(config, endpoint)
-    if flavor not in {None, FLAVOR}:
-        raise InvalidUsage(f"Expected no flavor, or {FLAVOR}: a target serves a model as MLflow's scoring server does.")
-    model, version, alias = _named(model_uri)
-    workspace = name.rpartition("/")[0]
-    if name.rpartition("/")[2] != model:
-        raise InvalidUsage(f"A deployment has the name of its model: name it {plain(model)}, or <workspace>/<model>.")
-    return _Asked(workspace or None, model, version or _holder(model, alias), settings)
-
-
 def _named(model_uri: str) -> tuple[str, str, str]:
     """Model, version and alias of a ``models:/`` URI; one of the last two is empty."""
     rest = model_uri.removeprefix("models:/")
@@ -300,10 +315,6 @@ def _named(model_uri: str) -> tuple[str, str, str]:
             "is registered first (mlflow.register_model): only a version can be promoted."
         )
     return unquote(model), version if slash else "", alias
-
-
-def _holder(model: str, alias: str) -> str:
-    return str(mlflow.MlflowClient().get_model_version_by_alias(model, alias).version)
 
 
 def _settings(config: Mapping[str, Any] | None, endpoint: str | None) -> _Settings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 _WRONG_INPUT = frozenset({400, 413, 422})
 
 
@@ -12,11 +14,15 @@ class ClientError(Exception):
 
 
 class Refused(ClientError):
-    """The gateway, or the person who was asked, said no. ``status`` is that of its answer, 0 if there was none."""
+    """The gateway, or the person who was asked, said no.
 
-    def __init__(self, message: str, *, status: int = 0) -> None:
+    ``status`` is that of its answer, 0 if there was none; ``problem`` what it said (RFC 9457), if it was asked.
+    """
+
+    def __init__(self, message: str, *, status: int = 0, problem: Mapping[str, object] | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.problem = problem or {}
         if status in _WRONG_INPUT:
             self.exit_code = InvalidUsage.exit_code
 

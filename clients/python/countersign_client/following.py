@@ -59,7 +59,7 @@ _READING_S = 5
 """While artifacts are read: how far that is ends no wait at the gateway."""
 _PAUSES_S = (1, 15)
 """Between two tries while the gateway is away: the first, and the longest."""
-_PATIENCE_S = 5.0
+PATIENCE_S = 5.0
 """How long a gateway that is away is waited for, where nobody said how long."""
 _MIB = 1024 * 1024
 
@@ -236,7 +236,7 @@ def created(
     document: Mapping[str, Json],
     *,
     query: Query | None = None,
-    within_s: float = _PATIENCE_S,
+    within_s: float = PATIENCE_S,
     say: Callable[[str], None],
 ) -> Mapping[str, object]:
     """What the gateway made, asked for until it answers. Each try has the same ``Idempotency-Key``: it is done once.

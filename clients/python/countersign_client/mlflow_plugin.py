@@ -14,7 +14,7 @@ _AUTH = GatewayAuth()
 
 
 class CountersignAuthProvider(RequestAuthProvider):
-    """Signs MLflow's requests with the login of ``countersign login``."""
+    """Signs MLflow's requests with the login of ``countersign login``, or for a pipeline's identity."""
 
     def get_name(self) -> str:
         return "countersign"

@@ -11,7 +11,8 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +21,13 @@ from urllib.parse import quote, urlsplit
 import requests
 
 from countersign_client.addresses import LOOPBACK, origin_of
-from countersign_client.bootstrapping.ledger import Entry, Ledger
+from countersign_client.bootstrapping.ledger import Entry, Ledger, Training
 from countersign_client.bootstrapping.problems import NotReady, Problem, Stopped
 from countersign_client.bootstrapping.projects import NAMES, Environment, Project, environment_of, fingerprint, read
 from countersign_client.bootstrapping.ray import Dashboard, Ray, dashboard_of
 from countersign_client.bootstrapping.registry import Registry
-from countersign_client.bootstrapping.training import Run, environment_for, train
+from countersign_client.bootstrapping.renewing import renewing
+from countersign_client.bootstrapping.training import Run, environment_for, needs_renewing, train
 from countersign_client.calls import call
 from countersign_client.deploying import (
     NotDeployed,
@@ -37,7 +39,7 @@ from countersign_client.deploying import (
     url_of,
 )
 from countersign_client.errors import ClientError, NotSignedIn, Unreachable
-from countersign_client.following import Exit, end_of, retried
+from countersign_client.following import Answer, Exit, end_of, retried
 from countersign_client.wire import NO_PROXY, plain
 
 if TYPE_CHECKING:
@@ -88,6 +90,15 @@ class Examined:
     ray: Ray
     ledger: Ledger
     listeners: tuple[Listener, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A model whose promotion is asked for."""
+
+    entry: Entry
+    refused: Mapping[str, object] | None = None
+    """The promotion, if somebody said no to it: whatever the target is to serve is served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +173,7 @@ def carry_out(examined: Examined, say: Say) -> list[Served]:
         if not order.only:
             examined.ledger.keep_only(project.name for project in examined.projects)
         entries = [_trained(project, examined, registry, say) for project in examined.projects]
+        entries = _as_all_left(entries, examined)
         # All are asked for before one is waited for: whoever approves, approves all at once.
         asked = [_asked_for(entry, examined, say) for entry in entries]
         return [_live(entry, examined, say) for entry in asked]
@@ -254,77 +266,155 @@ def _reach(dashboard: Dashboard, order: Order, say: Say) -> Ray:
 
 def _trained(project: Project, examined: Examined, registry: Registry, say: Say) -> Entry:
     order, ledger = examined.order, examined.ledger
-    mark, before = fingerprint(project), ledger.get(project.name)
-    is_same = before is not None and mark in {before.project, before.left} and not order.retrain
-    if before is not None and is_same and registry.has(project.name, before.version):
+    mark, before = fingerprint(project), _before(project, order, ledger)
+    is_same = before.version and mark in {before.project, before.left} and not order.retrain
+    if is_same and _patiently(order, say, lambda: registry.has(project.name, before.version, before.run_id)):
         say(f"[{project.name}] has not changed since version {before.version} was trained: it is not trained again")
-        return ledger.put(replace(before, path=str(project.path), port=project.port))
-    environment = examined.environments[project.name]
+        return ledger.put(replace(before, training=None))
+    training = None if order.retrain else _finished(project, mark, before.training, examined, registry, say)
+    if training is None:
+        training = _train(project, mark, before, examined, say)
+    run_id, version = _patiently(order, say, lambda: _registered(project, training, registry))
+    say(f"[{project.name}] version {version}, of run {run_id}")
+    uri = f"models:/{quote(project.name, safe=' @')}/{version}"
+    left = training.left or fingerprint(project)
+    new = Entry(project.name, str(project.path), project.port, training.project, run_id, version, uri, left)
+    return ledger.put(replace(new, gateway=order.gateway, alias=order.alias))
+
+
+def _as_all_left(entries: Sequence[Entry], examined: Examined) -> list[Entry]:
+    """Where several models are of one folder, what the training of one left there is no change to the others."""
+    paths = [entry.path for entry in entries]
+    return [
+        examined.ledger.put(replace(entry, left=fingerprint(project))) if paths.count(entry.path) > 1 else entry
+        for project, entry in zip(examined.projects, entries, strict=True)
+    ]
+
+
+def _before(project: Project, order: Order, ledger: Ledger) -> Entry:
+    """What is known of a model at this gateway; of a promotion, if it is to this alias. What is not known is empty."""
+    known = ledger.get(project.name)
+    if known is None or known.gateway not in {"", order.gateway}:
+        return Entry(project.name, str(project.path), project.port, gateway=order.gateway, alias=order.alias)
+    if known.alias not in {"", order.alias}:
+        known = replace(known, alias=order.alias, promotion="", digest="", url="")
+    return replace(known, path=str(project.path), port=project.port, gateway=order.gateway)
+
+
+def _finished(
+    project: Project, mark: str, begun: Training | None, examined: Examined, registry: Registry, say: Say
+) -> Training | None:
+    """The training that was begun, if it is of this project as it is now, and came to its end."""
+    if begun is None or mark not in {begun.project, begun.left}:
+        return None
+    found = _patiently(examined.order, say, lambda: registry.run_named(begun.experiment, begun.run))
+    if found is None or not found.is_finished:
+        return None
+    say(f"[{project.name}] was trained already, by run {found.run_id}: it is not trained again")
+    return begun
+
+
+def _train(project: Project, mark: str, before: Entry, examined: Examined, say: Say) -> Training:
+    """Train, with what the run is called written down before: whatever happens afterwards, it is found again."""
+    order, ledger, environment = examined.order, examined.ledger, examined.environments[project.name]
     if environment.said:
         say(f"[{project.name}] {environment.said}")
     name = f"bootstrap-{_NOT_IN_FILTERS.sub('-', project.name)}-{secrets.token_hex(4)}"
     run = Run(project, environment.manager, order.experiment or project.name, name)
+    training = Training(mark, run.experiment, run.name)
+    ledger.put(replace(before, training=training))
     say(f"[{project.name}] $ mlflow run {project.path} --env-manager {run.manager}")
-    train(run, environment_for(order.gateway, run.manager), say)
-    found = registry.run_named(run.experiment, run.name)
+    with renewing(order.gateway) if needs_renewing(order.gateway, run.manager) else nullcontext() as renewed:
+        train(run, environment_for(order.gateway, renewed), say)
+    training = replace(training, left=fingerprint(project))
+    ledger.put(replace(before, training=training))
+    return training
+
+
+def _registered(project: Project, training: Training, registry: Registry) -> tuple[str, str]:
+    """Run and version; again, it is the same version."""
+    found = registry.run_named(training.experiment, training.run)
     if found is None:
         raise Stopped(f"{project.name}: the run is not there; did the project log to another server?", Exit.FAILED)
-    experiment_id, run_id = found
-    version = registry.version_of(project.name, run_id)
+    version = registry.version_of(project.name, found.run_id)
     if version is None:
-        model_id = registry.logged_model(experiment_id, run_id, project.name)
-        version = registry.register(project.name, model_id, run_id)
-    say(f"[{project.name}] version {version}, of run {run_id}")
-    uri = f"models:/{quote(project.name, safe=' @')}/{version}"
-    left = fingerprint(project)
-    return ledger.put(Entry(project.name, str(project.path), project.port, mark, run_id, version, uri, left))
+        model_id = registry.logged_model(found.experiment_id, found.run_id, project.name)
+        version = registry.register(project.name, model_id, found.run_id)
+    return found.run_id, version
 
 
-def _asked_for(entry: Entry, examined: Examined, say: Say) -> Entry:
+def _patiently(order: Order, say: Say, step: Callable[[], Answer]) -> Answer:
+    """What a step returns, tried again while the gateway is away: hours of training are behind some. It may be done
+    twice.
+    """
+    return retried(step, deadline=time.monotonic() + order.timeout_s, say=say)
+
+
+def _asked_for(entry: Entry, examined: Examined, say: Say) -> _Asked:
     order = examined.order
     if entry.promotion:
-        known = call(order.gateway, "GET", f"/promotions/{quote(entry.promotion, safe='')}")
-        state = plain(known.get("state"))
-        if end_of(known) in {None, Exit.DONE, Exit.BLOCKED}:
-            return entry
-        if state not in _ASKED_AGAIN:
-            raise Stopped(
-                f"{entry.name}: version {entry.version} is not asked for again: promotion {entry.promotion} is "
-                f"{state}, {plain(known.get('state_reason')) or 'without a reason'}. Change the project, or run with "
-                "--retrain.",
-                Exit.ENDED,
-            )
-    promotion = ask_for(order.gateway, entry.name, entry.version, order.alias, reason=order.reason, say=say)
+        path = f"/promotions/{quote(entry.promotion, safe='')}"
+        known = _patiently(order, say, lambda: call(order.gateway, "GET", path))
+        # Entries of before did not say to which alias.
+        if (entry.alias or plain(known.get("alias")) or order.alias) == order.alias:
+            entry = replace(entry, alias=order.alias)
+            if end_of(known) in {None, Exit.DONE, Exit.BLOCKED}:
+                return _Asked(entry)
+            if plain(known.get("state")) not in _ASKED_AGAIN:
+                return _refused(entry, known, examined, say)
+    promotion = ask_for(
+        *(order.gateway, entry.name, entry.version, order.alias),
+        reason=order.reason,
+        within_s=order.timeout_s,
+        say=say,
+    )
     protection = examined.protections[entry.name]
     asked = plain(promotion.get("id"))
     needed = f", which asks for: {', '.join(protection.approvals)}" if protection.approvals else ""
     say(f"[{entry.name}] {asked}: version {entry.version} to {order.alias}, under policy {protection.policy}{needed}")
     if page := plain(promotion.get("console")):
         say(f"[{entry.name}]   for people: {page}")
-    return examined.ledger.put(replace(entry, promotion=asked))
+    return _Asked(examined.ledger.put(replace(entry, promotion=asked, alias=order.alias)))
 
 
-def _live(entry: Entry, examined: Examined, say: Say) -> Served:
+def _refused(entry: Entry, promotion: Mapping[str, object], examined: Examined, say: Say) -> _Asked:
+    """What became of a version that somebody said no to: the target serves another, or nothing."""
     order = examined.order
+    state, why = plain(promotion.get("state")), plain(promotion.get("state_reason")) or "without a reason"
+    is_over = (
+        f"version {entry.version} is not asked for again: promotion {entry.promotion} is {state}, {why}. "
+        "Change the project, or run with --retrain."
+    )
+    there = _patiently(order, say, lambda: deployment_of(order.gateway, examined.target, entry.name))
+    if there is None:
+        raise Stopped(f"{entry.name}: {is_over}", Exit.ENDED)
+    say(f"[{entry.name}] {is_over} What {examined.target} is to serve is served until then.")
+    return _Asked(entry, promotion)
+
+
+def _live(asked: _Asked, examined: Examined, say: Say) -> Served:
+    order, entry = examined.order, asked.entry
     needs_people = bool(examined.protections[entry.name].approvals)
     limit = order.timeout_s + (order.approval_timeout_s if needs_people else 0)
     try:
-        done = follow_until_live(
+        done = asked.refused or follow_until_live(
             order.gateway, entry.promotion, timeout_s=limit, say=lambda line: say(f"[{entry.name}] {line}")
         )
     except NotDeployed as error:
         raise NotDeployed(f"{entry.name}: {error}", error.exit) from None
     digest = plain(done.get("digest"))
-    deployment = deployment_of(order.gateway, examined.target, entry.name)
+    deployment = _patiently(order, say, lambda: deployment_of(order.gateway, examined.target, entry.name))
     if deployment is None or not (url := url_of(deployment)):
+        how = "done" if asked.refused is None else plain(asked.refused.get("state"))
         raise Stopped(
-            f"{entry.name}: promotion {entry.promotion} is done, but {examined.target} does not say where it serves "
+            f"{entry.name}: promotion {entry.promotion} is {how}, but {examined.target} does not say where it serves "
             "it: it was removed from there, or the policy did not name the target then (`countersign deployments`).",
             Exit.FAILED,
         )
     version = plain(deployment.get("version"))
     if version != entry.version:
-        say(f"[{entry.name}] version {version} was promoted since: that one is served")
+        if asked.refused is None:
+            say(f"[{entry.name}] version {version} was promoted since: that one is served")
         digest = plain(deployment.get("digest"))
     _until_it_answers(entry.name, version, url, order.timeout_s)
     if examined.ray.serves(digest) is False:

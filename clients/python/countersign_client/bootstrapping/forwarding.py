@@ -19,8 +19,8 @@ LARGEST_BODY = 16 * 1024 * 1024
 AT_A_TIME = 64
 """Requests at one port; whoever comes then is told to come again."""
 _TIMEOUT = ClientTimeout(total=120, connect=5)
-_PASSED_ON = ("Content-Type", "Accept", "X-Request-Id", "traceparent", "tracestate")
-_PASSED_BACK = ("Content-Type", "X-Model-Version", "X-Request-Id", "Retry-After", "Allow")
+_PASSED_ON = ("Content-Type", "Accept", "Accept-Encoding", "X-Request-Id", "traceparent", "tracestate")
+_PASSED_BACK = ("Content-Type", "Content-Encoding", "Vary", "X-Model-Version", "X-Request-Id", "Retry-After", "Allow")
 _FAREWELL_S = 10
 
 
@@ -127,6 +127,7 @@ class Forwarder:
     async def _forwarded(self, request: web.Request) -> web.StreamResponse:
         body = _Body(request)
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        headers.setdefault("Accept-Encoding", "identity")  # else aiohttp would ask for what this client may not read
         answer: web.StreamResponse | None = None
         try:
             async with self._session.request(

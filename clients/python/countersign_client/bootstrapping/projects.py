@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from countersign_client.bootstrapping.problems import Problem
+from countersign_client.bootstrapping.problems import Problem, Stopped
 from countersign_client.digests import tree_digest
+from countersign_client.following import Exit
 from countersign_client.wire import plain
 
 NAMES, PATHS, PORTS, PARAMETERS = "MODEL_NAMES", "MODEL_PATHS", "MODEL_PORTS", "MODEL_PARAMS"
@@ -96,11 +97,15 @@ def fingerprint(project: Project) -> str:
     """What a project is now: its files and parameters. Changed, it is trained again.
 
     Raises:
-        OSError: it cannot be read.
+        Stopped: it cannot be read.
     """
-    files = {f"project/{path.relative_to(project.path).as_posix()}": _sha256(path) for path in _sources(project.path)}
+    try:
+        files = {f"project/{_name_below(project.path, path)}": _sha256(path) for path in _sources(project.path)}
+    except OSError as error:
+        where = plain(str(error.filename or project.path))
+        raise Stopped(f"{project.name}: {where} cannot be read: {error.strerror}.", Exit.FAILED) from None
     parameters = "\n".join(f"{name}={value}" for name, value in sorted(project.parameters.items()))
-    return tree_digest({**files, "parameters": hashlib.sha256(parameters.encode()).hexdigest()})
+    return tree_digest({**files, "parameters": hashlib.sha256(_utf8(parameters)).hexdigest()})
 
 
 def _items(text: str) -> list[str]:
@@ -203,6 +208,15 @@ def _sources(folder: Path) -> Iterator[Path]:
         parts = path.relative_to(folder).parts
         if path.is_file() and not any(part in _NOT_SOURCE or part.startswith(".") for part in parts):
             yield path
+
+
+def _name_below(folder: Path, path: Path) -> str:
+    return _utf8(path.relative_to(folder).as_posix()).decode()
+
+
+def _utf8(text: str) -> bytes:
+    """What is not UTF-8 (names of files, and what the environment has) is written with backslashes."""
+    return text.encode(errors="backslashreplace")
 
 
 def _sha256(path: Path) -> str:

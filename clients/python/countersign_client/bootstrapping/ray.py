@@ -16,7 +16,7 @@ import urllib3.exceptions
 from countersign_client.addresses import LOOPBACK
 from countersign_client.bootstrapping.problems import Problem
 from countersign_client.following import Exit
-from countersign_client.wire import NO_PROXY, plain
+from countersign_client.wire import NO_PROXY
 
 ADDRESS, DASHBOARD = "RAY_ADDRESS", "RAY_DASHBOARD_ADDRESS"
 """What Ray itself reads; the second is that of Serve's own commands, for who has the dashboard elsewhere."""
@@ -48,25 +48,31 @@ def dashboard_of(environment: Mapping[str, str]) -> Dashboard | Problem:
 
 
 def _dashboard(setting: str, text: str) -> Dashboard | Problem:
+    # Nothing that was refused is quoted: people write passwords and tokens into addresses, and logs keep them.
     scheme = text.partition("://")[0].lower() if "://" in text else ""
     if scheme not in {"", "http", "https", "ray"}:
-        return Problem(setting, f"{plain(text)}: {_EXPECTED}")
+        return Problem(setting, _EXPECTED)
     if text in {"auto", "local"}:
         return Problem(setting, f"{text} is for a process inside of the cluster; {_EXPECTED}")
     try:
         parts = urlsplit(text if scheme else f"//{text}")
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        return Problem(setting, f"{plain(text)}: {_EXPECTED}")
-    if not host or not host.isascii() or not host.isprintable() or " " in host or "@" in parts.netloc or parts.query:
-        return Problem(setting, f"{plain(text)}: {_EXPECTED}")
+        return Problem(setting, _EXPECTED)
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        return Problem(setting, f"{_EXPECTED}, without user, query and fragment")
+    if not host or not host.isascii() or not host.isprintable() or " " in host:
+        return Problem(setting, _EXPECTED)
     shown = f"[{host}]" if ":" in host else host
     if scheme in {"http", "https"}:
         return Dashboard(f"{scheme}://{shown}{f':{port}' if port else ''}{parts.path.rstrip('/')}")
     if scheme == "ray" or port in _DRIVER_PORTS:
         url = f"http://{shown}:{DASHBOARD_PORT}"
+        given = f"{scheme}://{shown}" if scheme else shown
         return Dashboard(
-            url, f"{setting} is {text}: Serve is asked at {url}; if its dashboard is elsewhere, name it in {DASHBOARD}"
+            url,
+            f"{setting} is {given}{f':{port}' if port else ''}: Serve is asked at {url}; if its dashboard is "
+            f"elsewhere, name it in {DASHBOARD}",
         )
     return Dashboard(f"http://{shown}:{port or DASHBOARD_PORT}")
 

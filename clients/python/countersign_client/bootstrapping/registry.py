@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from countersign_client.bootstrapping.problems import Stopped
 from countersign_client.bootstrapping.training import SCOPES
@@ -18,14 +19,24 @@ _EXISTS = "RESOURCE_ALREADY_EXISTS"
 _NOT_THERE = "RESOURCE_DOES_NOT_EXIST"
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A run that is there, by the ids of its experiment and its own."""
+
+    experiment_id: str
+    run_id: str
+    is_finished: bool
+    """With success, as MLflow says."""
+
+
 class Registry:
     """Runs, logged models and registered models. Every call raises as ``calls.ask``."""
 
     def __init__(self, gateway: str) -> None:
         self._gateway = gateway
 
-    def run_named(self, experiment: str, name: str) -> tuple[str, str] | None:
-        """The experiment's and the run's id; none if there is no such run."""
+    def run_named(self, experiment: str, name: str) -> Found | None:
+        """The run of that name; none if there is no such run."""
         found = self._read("experiments/get-by-name", experiment_name=experiment).get("experiment")
         experiment_id = plain(found.get("experiment_id")) if isinstance(found, Mapping) else ""
         if not experiment_id:
@@ -37,7 +48,7 @@ class Registry:
         for run in items(answer.get("runs")):
             info = run.get("info")
             if isinstance(info, Mapping) and (run_id := plain(info.get("run_id"))):
-                return experiment_id, run_id
+                return Found(experiment_id, run_id, is_finished=info.get("status") == "FINISHED")
         return None
 
     def version_of(self, model: str, run_id: str) -> str | None:
@@ -88,12 +99,13 @@ class Registry:
             raise Refused(f"{self._gateway} registered {model} without a version; is it a Countersign gateway?")
         return version
 
-    def has(self, model: str, version: str) -> bool:
-        """Whether a version is there."""
-        return "model_version" in self._read("model-versions/get", harmless=_NOT_THERE, name=model, version=version)
+    def has(self, model: str, version: str, run_id: str) -> bool:
+        """Whether a version is there, and is that of the run (or says of none)."""
+        found = self._read("model-versions/get", name=model, version=version).get("model_version")
+        return isinstance(found, Mapping) and plain(found.get("run_id")) in {"", run_id}
 
-    def _read(self, path: str, *, harmless: str = _NOT_THERE, **query: str) -> Mapping[str, object]:
-        return self._asked("GET", path, harmless, query=query)
+    def _read(self, path: str, **query: str) -> Mapping[str, object]:
+        return self._asked("GET", path, _NOT_THERE, query=query)
 
     def _write(self, path: str, document: Mapping[str, Json], *, harmless: str = "") -> Mapping[str, object]:
         return self._asked("POST", path, harmless, document=document)
