@@ -15,6 +15,9 @@ from app.domain.errors import NotFound
 from app.domain.grants import DEFAULT_WORKSPACE
 from app.domain.phases import REASONS, Phase, Reason
 
+HIGHEST_GENERATION = 1_000_000_000
+"""That a target is believed to have been asked for: as many are left to count on from there."""
+
 
 class Action(StrEnum):
     APPLY = "apply"
@@ -191,7 +194,16 @@ class Deployment:
 
     @property
     def has_failed(self) -> bool:
-        return self.phase in {Phase.FAILED, Phase.ERRORED} and self.observed_generation == self.generation
+        """Whether nothing comes of this generation any more; also if its target was asked for a higher one before."""
+        is_over = self.phase in {Phase.FAILED, Phase.ERRORED, Phase.SUPERSEDED}
+        return is_over and self.observed_generation >= self.generation
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether its target was asked for a higher generation than we know of: by somebody else, or by a gateway
+        whose database was put back since.
+        """
+        return self.observed_generation > self.generation
 
     @property
     def was_ready(self) -> bool:
@@ -294,24 +306,43 @@ def observed(
 ) -> Deployment | None:
     """The deployment after a report; ``None`` when the report is late and changes nothing.
 
-    A report counts only for the generation that is desired now, and only if its sequence is higher than the last one
-    seen: status callbacks are retried and may overtake each other.
+    A report counts only if it is not of a lower generation than is desired now, and only if its generation or its
+    sequence is higher than the last one seen: status callbacks are retried and may overtake each other. One of a higher
+    generation than is desired says that the target follows somebody else.
 
     Args:
         deployment: as it is now.
         report: what its target says.
         at: the present.
-        asked_after: of an answer to a question: the sequence that was known when it was asked. An answer with a lower
-            one comes from a deployer that has lost its state and counts anew: it is believed unless a report came
-            meanwhile.
+        asked_after: of an answer to a question: the sequence that was known when it was asked. An answer that is
+            behind what was seen comes from a deployer that has lost its state and counts anew: it is believed unless a
+            report came meanwhile.
     """
-    if report.generation != deployment.generation or report.observed_generation != deployment.generation:
+    if report.generation < deployment.generation or report.observed_generation != report.generation:
         return None
-    if deployment.observed_generation == report.generation and report.sequence <= deployment.sequence:
-        counts_anew = asked_after == deployment.sequence and report.sequence < deployment.sequence
-        if not counts_anew:
-            return None
+    told, known = (report.generation, report.sequence), (deployment.observed_generation, deployment.sequence)
+    counts_anew = asked_after == deployment.sequence and told < known
+    if told <= known and not counts_anew:
+        return None
+    if report.generation > deployment.generation:
+        return _superseded(deployment, report, at=at)
     return _after(deployment, report, at=at)
+
+
+def _superseded(deployment: Deployment, report: Report, *, at: datetime) -> Deployment:
+    """What is desired will not be: the target answers that it is old news. The next generation counts on from there."""
+    return replace(
+        deployment,
+        phase=Phase.SUPERSEDED,
+        reason=Reason.NONE,
+        message=f"It was asked for generation {report.generation} before, and we are at {deployment.generation}.",
+        serving=report.serving,
+        observed_generation=report.generation,
+        sequence=report.sequence,
+        heard_at=at,
+        obstacle=None,
+        updated_at=at,
+    )
 
 
 def _after(deployment: Deployment, report: Report, *, at: datetime) -> Deployment:

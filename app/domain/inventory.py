@@ -12,12 +12,14 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from app.domain.deployments import Action, Deployment, Drift, Health, Serving
-from app.domain.phases import Phase
+from app.domain.phases import Phase, Reason
 
 SILENT_AFTER = timedelta(minutes=5)
 """A target that answers no question for so long is *silent*."""
 UNSETTLED_AFTER = timedelta(seconds=60)
 """A generation that is under way, and not heard of for so long, is asked after."""
+LONGEST_UNTIL_CALLED = timedelta(hours=1)
+"""Between two calls of what a target goes on not knowing of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,20 @@ _NO_SUCH_QUESTION = frozenset({_NOT_FOUND, 405, 501})
 _ALL = 100
 
 
+def is_refused(deployment: Deployment) -> bool:
+    """Whether its target did not take the call: to send it the same again is no use."""
+    return deployment.has_failed and deployment.reason is Reason.CALL_REFUSED
+
+
+def pause_before_calling_again(deployment: Deployment, called_at: datetime) -> timedelta:
+    """How long after the last call a target is called again that does not know of it.
+
+    It is as long as it was not heard of when it was called: none at first, and then twice as long each time.
+    """
+    heard_at = max(deployment.heard_at or deployment.requested_at, deployment.requested_at)
+    return min(called_at - heard_at, LONGEST_UNTIL_CALLED)
+
+
 def judged(deployment: Deployment, standing: Standing) -> Deployment:
     """The deployment with its drift, and since when that is so."""
     drift = drift_of(deployment, standing)
@@ -204,6 +220,15 @@ def _differs(deployment: Deployment) -> str:
     return f"It serves {served_in_words(deployment.serving)}, and is to serve {desired_in_words(deployment)}."
 
 
+def _newer(deployment: Deployment) -> str:
+    known = f"generation {deployment.generation}"
+    return (
+        f"generation {deployment.observed_generation}, newer than {known},"
+        if deployment.is_behind
+        else (f"something newer than {known}")
+    )
+
+
 _MESSAGES: dict[Drift, Callable[[Deployment], str]] = {
     Drift.SILENT: lambda each: f"The target is not heard of: {(each.obstacle or 'it does not answer').rstrip('.')}.",
     Drift.OTHER_BYTES: lambda each: (
@@ -211,7 +236,7 @@ _MESSAGES: dict[Drift, Callable[[Deployment], str]] = {
         "were approved."
     ),
     Drift.OTHER_VERSION: lambda each: (
-        f"It says that something newer than generation {each.generation} was asked of it."
+        f"It says that {_newer(each)} was asked of it. {_differs(each)}"
         if each.phase is Phase.SUPERSEDED
         else _differs(each)
     ),

@@ -12,7 +12,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
@@ -22,7 +22,15 @@ from app.domain.audit import SYSTEM_WORKER, Entry
 from app.domain.deployments import Deployment, Drift, Filter, Target, observed
 from app.domain.endpoints import ReceiverState
 from app.domain.errors import InvalidConfiguration, InvalidInput
-from app.domain.inventory import UNSETTLED_AFTER, Meaning, Standing, judged, meaning_of
+from app.domain.inventory import (
+    UNSETTLED_AFTER,
+    Meaning,
+    Standing,
+    is_refused,
+    judged,
+    meaning_of,
+    pause_before_calling_again,
+)
 from app.ports import Answered, Clock, Question, SecretStore, Signatures, TargetAsker
 from app.services.approved import Approved, approved
 from app.services.calling import Calling
@@ -230,28 +238,36 @@ class LookingAtTargets:
             report = read_status(answer.body, deployment_id=deployment.id)
         except InvalidInput as error:
             return _Looked(obstacle=f"its answer cannot be read: {error.message}"[:500])
-        known = deployment
         if observed(deployment, report, at=self._clock.now(), asked_after=deployment.sequence):
-            known, _ = await self._deployments.report(deployment.id, report, asked_after=deployment.sequence)
-        if report.generation > known.generation:
-            # This database is behind: it was restored from a backup, say.
-            return _Looked(is_heard=True, obstacle=f"it was asked for generation {report.generation} before")
+            await self._deployments.report(deployment.id, report, asked_after=deployment.sequence)
         return _Looked(is_heard=True)
 
     async def _call_again(self, seen: Deployment) -> _Looked:
-        """The target has lost what it was told: it is told the same again, unless that is under way."""
+        """The target has lost what it was told: it is told the same again, unless that is under way.
+
+        What was known of its reports stays: that it counts anew is believed of a signed answer alone (``observed``).
+        """
         async with self._unit_of_work() as work:
             present = await work.deployments.get(seen.id, for_update=True)
-            is_called = await work.deliveries.is_being_called(present.target, present.id, lane=present.resource)
-            if present.generation != seen.generation or is_called or not await self._calling.call_again(work, present):
+            if is_refused(present):
+                return _Looked()  # it knows nothing of what it did not take
+            if present.generation != seen.generation or not await self._is_due(work, present):
                 return _Looked(obstacle=LOST)
-            # Who has lost its state counts its reports anew.
-            await work.deployments.save(replace(present, sequence=0))
-            named = {"target": present.target, "model": present.resource, "generation": present.generation}
-            work.record(Entry(self._clock.now(), SYSTEM_WORKER, "deployment.called_again", present.id, named))
+            if not await self._calling.call_again(work, present):
+                return _Looked(obstacle=LOST)
+            if present.obstacle != LOST:  # it is said once, however long that goes on
+                named = {"target": present.target, "model": present.resource, "generation": present.generation}
+                work.record(Entry(self._clock.now(), SYSTEM_WORKER, "deployment.called_again", present.id, named))
             await work.commit()
         _log.warning("target_called_again", target=present.target, deployment=present.id)
         return _Looked(obstacle=LOST)
+
+    async def _is_due(self, work: UnitOfWork, present: Deployment) -> bool:
+        """Whether to call again what its target does not know of."""
+        if await work.deliveries.is_being_called(present.target, present.id, lane=present.resource):
+            return False
+        called_at = await work.deliveries.last_called_at(present.target, present.id, lane=present.resource)
+        return called_at is None or self._clock.now() - called_at >= pause_before_calling_again(present, called_at)
 
     # Judging.
 

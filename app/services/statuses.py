@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.domain.deployments import Report, Serving
+from app.domain.deployments import HIGHEST_GENERATION, Report, Serving
 from app.domain.errors import InvalidInput
 from app.domain.phases import Phase, Reason
 
@@ -35,8 +35,8 @@ class ReportedStatus(BaseModel):
     model_config = ConfigDict(strict=True)
 
     deployment_id: str
-    generation: int = Field(ge=1)
-    observed_generation: int = Field(ge=0)
+    generation: int = Field(ge=1, le=HIGHEST_GENERATION)
+    observed_generation: int = Field(ge=0, le=HIGHEST_GENERATION)
     sequence: int = Field(ge=1, lt=2**62)
     phase: Literal["Accepted", "Progressing", "Ready", "Failed", "Errored", "Superseded"]
     reason: Reason = Reason.NONE

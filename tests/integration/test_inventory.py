@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from countersign_deployer.calls import content_of
 from countersign_deployer.contract import Deployment as CalledFor
 from standardwebhooks import Webhook
 
-from app.adapters.webhook_sender.asking import is_undisturbed
+from app.adapters.webhook_sender.asking import Asker, is_undisturbed
 from app.domain.deployments import Deployment, Drift, Filter, Report, Serving, Target
 from app.domain.endpoints import ANY_PRIVATE, ReceiverState
 from app.domain.events import EventType
@@ -25,6 +25,7 @@ from app.domain.inventory import SILENT_AFTER
 from app.domain.phases import Phase, Reason
 from app.domain.promotions import Promotion, State
 from app.main import describe
+from app.ports import Question
 from app.services.looking_at_targets import LOST, NO_SUCH_TARGET
 from tests.conftest import database_of
 from tests.governing import Court, open_court
@@ -139,6 +140,11 @@ class Scene:
         """The calls that were made about a deployment, oldest first."""
         rows = await self.sql("SELECT body FROM deliveries WHERE deployment_id = $1 ORDER BY sequence", deployment.id)
         return [json.loads(row["body"])["data"] for row in rows]
+
+    async def calls_told(self, deployment: Deployment) -> int:
+        """How often it was written down that a deployment was called again."""
+        statement = "SELECT entry ->> 'action' AS action FROM audit_entries WHERE entry ->> 'object' = $1"
+        return [row["action"] for row in await self.sql(statement, deployment.id)].count("deployment.called_again")
 
     async def sql(self, statement: str, *values: object) -> list[asyncpg.Record]:
         connection = await asyncpg.connect(self.court.settings.database_url.get_secret_value())
@@ -413,21 +419,71 @@ async def test_who_has_lost_its_state_is_called_again_with_the_same_once_for_eac
     await asyncio.gather(scene.look(), scene.look())
     assert len(await scene.calls(deployment)) == 2
     found = await scene.present(deployment)
-    assert (found.obstacle, found.sequence, found.drift) == (LOST, 0, None)
+    assert (found.obstacle, found.sequence, found.drift) == (LOST, deployment.sequence, None)
     scene.court.clock.ahead += timedelta(seconds=61)
     await scene.look()  # what waits to be sent is not sent twice
     first, second = await scene.calls(deployment)
     assert first == second
-    assert "deployment.called_again" in [
-        row["action"]
-        for row in await scene.sql(
-            "SELECT entry ->> 'action' AS action FROM audit_entries WHERE entry ->> 'object' = $1", deployment.id
-        )
-    ]
-    again = await scene.reports(deployment, Phase.ACCEPTED)  # it counts from one again
-    assert (again.phase, again.sequence) == (Phase.ACCEPTED, 1)
+    assert await scene.calls_told(deployment) == 1
+
+
+async def test_a_report_of_before_is_not_believed_because_somebody_says_that_the_target_knows_nothing(
+    scene: Scene,
+) -> None:
+    """Whoever stands in between can answer 404 without a signature, and play what was signed before."""
+    deployment = await scene.live()
+    await scene.arrived()
+    well = Report(1, 1, deployment.sequence + 1, Phase.READY, Reason.NONE, "", FULL)
+    services = scene.court.gateway.services
+    await services.deployments.report(deployment.id, well)
+    await scene.reports(deployment, Phase.ERRORED, Reason.UNHEALTHY, "out of memory", serving=FULL)
+    scene.court.clock.ahead += timedelta(seconds=61)
+    await scene.look()
+    assert (await scene.present(deployment)).obstacle == LOST
+    await services.deployments.report(deployment.id, well)
+    assert (await scene.present(deployment)).phase is Phase.ERRORED
+    scene.says(deployment, "Ready", 1)  # that it counts from one again is believed of its answer
+    scene.court.clock.ahead += timedelta(seconds=61)
+    await scene.look()
+    found = await scene.present(deployment)
+    assert (found.phase, found.sequence, found.obstacle) == (Phase.READY, 1, None)
+
+
+async def test_who_goes_on_knowing_nothing_is_called_ever_more_rarely_and_it_is_said_once(scene: Scene) -> None:
+    deployment = await scene.live()
+    for _ in range(9):
+        await scene.arrived()
+        scene.court.clock.ahead += timedelta(seconds=61)
+        await scene.look()
+    assert 3 < len(await scene.calls(deployment)) <= 1 + 4  # after one minute, two, four and eight, and not each minute
+    assert await scene.calls_told(deployment) == 1
+    assert (await scene.present(deployment)).drift is Drift.SILENT
+    await scene.arrived()
     await scene.reports(deployment, Phase.READY, serving=FULL)
-    assert (await scene.present(deployment)).obstacle is None
+    scene.court.clock.ahead += timedelta(seconds=61)
+    await scene.look()
+    assert await scene.calls_told(deployment) == 2
+
+
+async def test_who_refused_a_call_is_not_called_again_with_it(scene: Scene) -> None:
+    model = scene.court.model()
+    await scene.court.policy(models=model, targets=["ray"])
+    _, deployment = await scene.rolling(model)
+    for generation in (1, 2):  # as what goes back is refused, too
+        async with scene.court.database.unit_of_work() as work:
+            await scene.court.gateway.services.deployments.give_up(
+                work, deployment.id, generation=generation, reason=Reason.CALL_REFUSED, message="it answered 422"
+            )
+            await work.commit()
+        await scene.arrived()
+    before = await scene.present(deployment)
+    for _ in range(3):
+        scene.court.clock.ahead += timedelta(seconds=61)
+        await scene.look()
+    after = await scene.present(deployment)
+    assert (after.generation, after.reason, after.obstacle) == (before.generation, Reason.CALL_REFUSED, None)
+    assert len(await scene.calls(deployment)) == before.generation
+    assert await scene.calls_told(deployment) == 0
 
 
 async def test_a_target_that_does_not_answer_is_silent_after_a_while_and_asked_few_times(scene: Scene) -> None:
@@ -485,16 +541,62 @@ async def test_what_is_no_answer_changes_nothing(scene: Scene, answer: Reply, ob
     assert len(await scene.calls(deployment)) == 1
 
 
-async def test_an_answer_about_another_deployment_or_of_a_later_generation_is_not_believed(scene: Scene) -> None:
+async def test_an_answer_about_another_deployment_is_not_believed(scene: Scene) -> None:
     deployment, other = await scene.live(), await scene.live()
     scene.says(other, "Failed", 9)
-    scene.deployer.known[deployment.id] = scene.deployer.known.pop(other.id)
-    scene.says(other, "Ready", 9, generation=7, observed_generation=7)
+    scene.deployer.known[deployment.id] = scene.deployer.known[other.id]
     scene.court.clock.ahead += timedelta(seconds=61)
     await scene.look()
     found = await scene.present(deployment)
     assert (found.phase, "deployment_id" in (found.obstacle or "")) == (Phase.READY, True)
-    assert (await scene.present(other)).obstacle == "it was asked for generation 7 before"
+
+
+OTHERS = [{"version": "8", "weight": 100, "ready": True}]
+
+
+async def test_a_target_at_a_later_generation_is_an_alarm_and_the_next_call_is_later_still(scene: Scene) -> None:
+    """The database was put back to what it was before, or somebody else calls the target."""
+    deployment = await scene.live()
+    await scene.arrived()
+    scene.says(deployment, "Ready", 9, generation=5, observed_generation=5, serving=OTHERS)
+    for _ in range(3):
+        scene.court.clock.ahead += timedelta(seconds=61)
+        await scene.look()
+    shown = await scene.shown(deployment)
+    assert (shown["drift"], shown["health"], shown["phase"]) == ("other_version", "unknown", "Superseded")
+    assert shown["drift_message"] == (
+        "It says that generation 5, newer than generation 1, was asked of it. "
+        "It serves version 8 (100 %), and is to serve version 1 (100 %)."
+    )
+    assert [each["version"] for each in shown["serving"]] == ["8"]
+    (event,) = await scene.events(deployment)
+    assert (event["type"], event["serving"]) == (EventType.DEPLOYMENT_DRIFTED, "version 8 (100 %)")
+    again = await scene.post(f"/deployments/{deployment.id}/redeploy", {"reason": "the database was restored"})
+    assert again.json()["generation"] == 6, again.text
+    assert (await scene.calls(deployment))[-1]["generation"] == 6
+    assert (await scene.reports(deployment, Phase.READY, serving=FULL)).drift is None
+
+
+async def test_a_promotion_whose_target_is_at_a_later_generation_ends_before_its_deadline(scene: Scene) -> None:
+    deployment = await scene.live()
+    promotion, called = await scene.rolling(deployment.model, "2")
+    await scene.arrived()
+    scene.says(called, "Ready", 9, generation=5, observed_generation=5, serving=OTHERS)
+    scene.court.clock.ahead += timedelta(seconds=61)
+    await scene.look()
+    async with scene.court.database.unit_of_work() as work:
+        rollout = await work.rollouts.get(promotion.id)
+    assert "It was asked for generation 5 before, and we are at 2." in rollout.reason
+    back = (await scene.calls(deployment))[-1]  # what served before has to win over what somebody else asked for
+    assert (back["generation"], back["model"]["version"]) == (6, "1")
+
+
+async def test_a_generation_that_nobody_can_count_on_from_is_no_answer(scene: Scene) -> None:
+    deployment = await scene.live()
+    scene.says(deployment, "Ready", 9, generation=2**40, observed_generation=2**40)
+    scene.court.clock.ahead += timedelta(seconds=61)
+    await scene.look()
+    assert "its answer cannot be read: generation" in str((await scene.present(deployment)).obstacle)
 
 
 @pytest.mark.parametrize("is_right", [True, False])
@@ -510,6 +612,20 @@ async def test_an_answer_that_is_signed_counts_if_the_target_signed_it(scene: Sc
     found = await scene.present(deployment)
     assert (found.phase is Phase.ERRORED) == is_right
     assert (found.obstacle == "the signature of its answer does not verify") != is_right
+
+
+async def test_what_comes_in_the_clear_through_a_proxy_must_be_signed_wherever_that_is() -> None:
+    """The address is the proxy's: of who is behind it, nobody knows anything."""
+    with Deployer() as proxy:  # it answers whatever host it is asked for
+        asker = Asker(proxy=proxy.url)
+        question = Question("http://deployer.example.org/v1/deployments", "dep_1", "msg_1", (proxy.secret,))
+        through = await asker.ask(question)
+        straight = await asker.ask(
+            replace(question, url=f"{proxy.url}/v1/deployments", allowed_networks=(ANY_PRIVATE,))
+        )
+        await asker.close()
+    assert through.status is not None
+    assert [each.is_undisturbed for each in (through, straight)] == [False, True]
 
 
 def test_what_comes_in_the_clear_from_another_machine_must_be_signed() -> None:

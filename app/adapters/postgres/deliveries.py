@@ -73,6 +73,16 @@ class Deliveries:
         )
         return (await self._connection.execute(query.limit(1))).first() is not None
 
+    async def last_called_at(self, target: str, deployment_id: str, *, lane: str) -> datetime | None:
+        """When the newest call about a deployment was made; none if all are forgotten."""
+        query = select(deliveries.c.created_at).where(
+            deliveries.c.receiver == str(Receiver(ReceiverKind.TARGET, target)),
+            deliveries.c.lane == lane,
+            deliveries.c.deployment_id == deployment_id,
+        )
+        newest: datetime | None = await self._connection.scalar(query.order_by(deliveries.c.created_at.desc()).limit(1))
+        return newest
+
     async def abandon(self, receiver: Receiver, *, at: datetime) -> int:
         """Have nothing be sent any more of what waits for a receiver; returns how much that was.
 

@@ -163,7 +163,10 @@ class Deployments:
         weight: int = 100,
         stable: Bytes | None = None,
     ) -> Deployment:
-        """Set what is desired and count the generation up; ``new_id`` is used when there was no such deployment."""
+        """Set what is desired and count the generation up; ``new_id`` is used when there was no such deployment.
+
+        It is higher than what the target was ever seen at, or the target would take it for old news.
+        """
         desired: dict[str, object] = {
             "version": version,
             "uri": uri,
@@ -195,7 +198,8 @@ class Deployments:
             .values(first | desired)
             .on_conflict_do_update(
                 index_elements=["target", "workspace", "model"],
-                set_=desired | {"generation": deployments.c.generation + 1},
+                set_=desired
+                | {"generation": func.greatest(deployments.c.generation, deployments.c.observed_generation) + 1},
             )
             .returning(deployments)
         )

@@ -104,12 +104,13 @@ class Asker:
                 body,
                 response.headers.get("content-type", ""),
                 headers={name: response.headers[name] for name in _SIGNATURE if name in response.headers},
-                is_undisturbed=is_undisturbed(url.scheme, connecting.get().address),
+                # With a proxy, the address is its own: who is behind it is not known.
+                is_undisturbed=is_undisturbed(url.scheme, None if proxy else connecting.get().address),
             )
 
 
 def is_undisturbed(scheme: str, address: str | None) -> bool:
-    """Whether nobody could have stood between us and who answered."""
+    """Whether nobody could have stood between us and who answered, at this address; none: it is not known."""
     return scheme == "https" or (address is not None and ip_address(address.partition("%")[0]).is_loopback)
 
 

@@ -66,7 +66,9 @@ def run_third(model: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @contextmanager
 def _served(app: Any) -> Iterator[int]:
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    # uvloop leaves a connection open that is cancelled while it is made, as that of who pulls may be when this ends.
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1, loop="asyncio")
+    server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

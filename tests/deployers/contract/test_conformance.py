@@ -50,6 +50,34 @@ DEFECTS: dict[str, tuple[str, str, str]] = {
     "answers 404 without a problem": ("unknown status", "return refusal(404)", "return Response(status_code=404)"),
     "has a reason of its own": ("bad model", '"ArtifactNotFound"', '"NoSuchFile"'),
     "forgets what served when something fails": ("bad model", '    if phase == "Ready":\n', "    if True:\n"),
+    "reports wherever it is told to": (
+        "foreign callback",
+        'if not call["callback"]["url"].startswith(f"{GATEWAY}/")',
+        "if False",
+    ),
+    "reports to what begins like its gateway": ("foreign callback", 'startswith(f"{GATEWAY}/")', "startswith(GATEWAY)"),
+    "loads from anywhere": ("foreign files", 'not v["uri"].startswith(FILES) or ".." in v["uri"]', "False"),
+    "loads from above where it may": ("foreign files", ' or ".." in v["uri"]', ""),
+    "loads the stable version from anywhere": (
+        "foreign files",
+        'for v in versions):\n        return "data.model.uri"',
+        'for v in versions[:1]):\n        return "data.model.uri"',
+    ),
+    "does not look at the stable version's digest": (
+        "other stable bytes",
+        "await asyncio.to_thread(load, version)",
+        'await asyncio.to_thread(load, version) if version is call["model"] else 0',
+    ),
+    "believes whoever answers what is desired": (
+        "forged desired",
+        " or not is_signed(page.headers, page.content)",
+        "",
+    ),
+    "believes an answer to another question": (
+        "forged desired",
+        'page.headers.get("webhook-id") != message_id',
+        "False",
+    ),
     "does not look at the digest": ("other bytes", 'or version["digest"] != f"sha256', 'or "" == f"sha256'),
     "says that a version serves before it was asked for": ("weights", '"weight": weight,', '"weight": 100,'),
     "does not turn the page": ("desired", 'after = page.json()["next_after"]', "after = None"),
@@ -156,6 +184,7 @@ def test_the_command_says_why_it_cannot_examine(
     }
     for name in ("--secret-file", "--callback-secret-file"):
         options[name] = str(tmp_path / str(options[name]))
+    (tmp_path / "empty").mkdir()
     assert (
         main([part for option in options.items() if option[1] is not None for part in option if part]) == NOT_EXAMINED
     )

@@ -17,6 +17,7 @@ import pytest
 from countersign_deployer import deployer as module
 from countersign_deployer.contract import Deployment, ModelVersion
 from countersign_deployer.deployer import Deployer, NotServed, Serving, check_digest, create_app, settings_of
+from countersign_deployer.digests import tree_digest
 from countersign_deployer.phases import Phase, Reason
 from countersign_deployer.problems import Problem
 from countersign_deployer.settings import DeployerSettings, load_settings
@@ -166,6 +167,28 @@ async def test_a_deployer_whose_loop_has_ended_does_not_live(settings: DeployerS
         assert (await asked(app, "/livez")).status_code == 503
 
 
+async def test_a_deployer_that_cannot_save_is_not_ready_until_it_can(settings: DeployerSettings) -> None:
+    async with running(settings, Shelf()) as app:
+        assert (await asked(app, "/readyz")).status_code == 200
+        (blocked := settings.state_dir / "state.tmp").mkdir()
+        with pytest.raises(OSError, match="Is a directory"):
+            await app.state.deployer.take(call())
+        refused = await asked(app, "/readyz")
+        assert (refused.status_code, refused.json()["detail"]) == (503, "The state cannot be saved: Is a directory.")
+        assert (await asked(app, "/livez")).status_code == 200  # to begin anew is no use
+        blocked.rmdir()
+        await app.state.deployer.take(call())
+        assert (await asked(app, "/readyz")).status_code == 200
+
+
+async def test_no_secret_of_what_a_deployer_raises_is_told(settings: DeployerSettings) -> None:
+    shelf = Shelf(NotServed(Reason.MODEL_LOAD_FAILED, "OSError: https://user:hunter2@store/x does not answer"))
+    async with running(settings, shelf) as app:
+        await app.state.deployer.take(call())
+        status = await status_when(app, lambda status: status["phase"] == Phase.FAILED)
+    assert status["message"] == "OSError: https://***@store/x does not answer"
+
+
 def test_one_version_gets_all_when_the_stable_one_is_the_same() -> None:
     stable = {"version": "6", "uri": "file:///models/6/", "digest": DIGEST}
     shares = {
@@ -188,6 +211,20 @@ def test_only_the_bytes_that_were_approved_are_served(tmp_path: Path) -> None:
     with pytest.raises(NotServed) as other:
         check_digest(tmp_path, version)
     assert other.value.reason is Reason.DIGEST_MISMATCH
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_link_is_in_no_digest_and_is_not_served(tmp_path: Path, is_folder: bool) -> None:
+    folder, elsewhere = tmp_path / "files", tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "MLmodel").touch()
+    elsewhere.mkdir() if is_folder else elsewhere.touch()
+    version = ModelVersion(name="iris", version="7", uri="file:///models/", digest=tree_digest(folder))
+    check_digest(folder, version)
+    (folder / "helper").symlink_to(elsewhere, target_is_directory=is_folder)
+    with pytest.raises(NotServed, match="'helper' is a symbolic link") as refused:
+        check_digest(folder, version)
+    assert refused.value.reason is Reason.DIGEST_MISMATCH
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])

@@ -19,12 +19,41 @@ from countersign_deployer.masking import LONGEST_TAIL, tail
         "Authorization: Basic hunter2",
         '{"password": "hunter2 hunter2"}',
         "whsec_hunter2",
+        "could not read s3://AKIAABCDEFGHIJKLMNOP:wJalr/hunter2/bPx@minio:9000/models/iris",
+        "https://user:hun/hunter2@store.test/x",
+        "postgresql://mlflow:p@ss-hunter2@db:5432/mlflow failed",
+        "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=Eby8vdM02xNO/hunter2==;EndpointSuffix=windows.net",
+        "x-api-key: hunter2",
+        "api key: hunter2",
+        "Server=db;UID=mlflow;pwd=hunter2",
+        'answered: "{\\"password\\": \\"hunter2 hunter2\\"}"',
+        '{"password": "it\'s hunter2"}',
+        "secret = ab,hunter2",
+        "token hf_hunter2hunter2hunter2 is not known",
     ],
 )
 def test_a_message_that_is_passed_on_has_no_secrets(message: str) -> None:
     shown = tail(f"Traceback\n{message}\nValueError: no")
     assert "hunter2" not in shown
     assert shown.endswith("\nValueError: no")
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Ask ann@example.org; she knows why a@b was refused at https://store.test/x, and file:///srv/a@b/c was not.",
+        "The password is wrong. No token was given; log in first.",
+        "version 7 of models:/iris@production is not at s3://models/iris/7/",
+        "Sign in, pwd in hand.",
+    ],
+)
+def test_a_sentence_stays_one(sentence: str) -> None:
+    assert tail(sentence) == sentence
+
+
+def test_what_was_masked_may_be_masked_again() -> None:
+    once = tail('https://user:pa/ss@host, Authorization: Basic hunter2, "password": "hunter2" and token=hunter2')
+    assert tail(once) == once == 'https://***@host, Authorization: Basic *** "password": "***" and token=***'
 
 
 @pytest.mark.parametrize("piece", ["a", "a-", "token", "a://", "secret ", "Bearer ", "\x1b[", " "])

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from countersign_deployer import puller
-from countersign_deployer.calls import Answer, take
+from countersign_deployer import puller, reporter
+from countersign_deployer.calls import Answer, take, take_all
 from countersign_deployer.contract import Deployment, Serving
 from countersign_deployer.phases import Phase, Reason
 from countersign_deployer.problems import Problem, policy_denied
 from countersign_deployer.puller import NotPulled, Puller
+from countersign_deployer.reporter import Reporter
 from countersign_deployer.reports import begin, report, report_change, status_of
 from countersign_deployer.settings import DeployerSettings
 from countersign_deployer.signatures import sign, verify
@@ -75,9 +77,9 @@ class Desires:
         message_id = self.message_id or request.headers["webhook-id"]
         return httpx.Response(200, content=body, headers=sign(message_id, body, self.secret) if self.secret else {})
 
-    async def feed(self, item: Deployment) -> Answer:
-        self.fed.append(item)
-        return Answer(202, {}, accepted=True)
+    async def feed(self, items: Sequence[Deployment]) -> list[Answer | Problem]:
+        self.fed += items
+        return [Answer(202, {}, accepted=True) for _ in items]
 
     async def pulled(self, settings: DeployerSettings) -> list[int]:
         async with httpx.AsyncClient(transport=httpx.MockTransport(self.answer)) as client:
@@ -134,9 +136,9 @@ async def test_who_pulls_goes_on_after_any_trouble(settings: DeployerSettings, m
             raise httpx.ConnectError("nobody there")
         return httpx.Response(503) if asked == 2 else gateway.answer(request)
 
-    async def feed(item: Deployment) -> Answer:
+    async def feed(items: Sequence[Deployment]) -> list[Answer | Problem]:
         taken.set()
-        return await gateway.feed(item)
+        return await gateway.feed(items)
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
         running = asyncio.create_task(Puller(settings, client, feed).run())
@@ -179,6 +181,55 @@ async def test_a_generation_is_taken_once_more_when_nobody_knows_its_content(sto
     with pytest.raises(Problem) as refused:
         await take(understood(3, config={"replicas": 2}), store, accept)
     assert refused.value.status == 409
+
+
+class Counting(StateStore[State[Resource]]):
+    """Counts how often the whole state is copied."""
+
+    copies = 0
+
+    def transaction(self) -> AbstractAsyncContextManager[State[Resource]]:
+        self.copies += 1
+        return super().transaction()
+
+
+async def test_what_is_old_news_costs_no_copy_of_the_state_and_what_is_new_costs_one(
+    tmp_path: Path, accept: Any
+) -> None:
+    store = Counting(tmp_path / "counted", State[Resource])
+    page = [named(f"iris-{number}") for number in range(50)]
+    try:
+        assert {each.status for each in answers_of(await take_all(page, store, accept))} == {202}
+        assert store.copies == 1
+        assert {each.status for each in answers_of(await take_all(page, store, accept))} == {200}
+        older = await take(named("iris-1", generation=1), store, accept)
+        assert older.body["result"] == "superseded"
+        assert store.copies == 1
+    finally:
+        store.close()
+
+
+async def test_what_is_refused_of_a_page_leaves_no_trace_and_does_not_hide_the_others(store: Any, accept: Any) -> None:
+    def choosy(state: State[Resource], item: Deployment, now: float) -> None:
+        accept(state, item, now)  # what comes before a refusal is undone
+        if item.config:
+            raise policy_denied("data.config", "It is not known.")
+
+    page = [named("first"), named("bad", config={"a": 1}), named("second"), named("worse", config={"a": 1})]
+    outcomes = await take_all(page, store, choosy)
+    assert [each.status for each in outcomes] == [202, 422, 202, 422]
+    assert sorted(store.snapshot().resources) == ["first", "second"]
+    conflicting = named("first", model={**wanted()["model"], "name": "first", "version": "8"})
+    assert [each.status for each in await take_all([conflicting, named("third")], store, choosy)] == [409, 202]
+
+
+def named(resource: str, generation: int = 2, **changes: Any) -> Deployment:
+    model = {**wanted()["model"], "name": resource}
+    return understood(generation, **{"resource": resource, "deployment_id": resource, "model": model, **changes})
+
+
+def answers_of(outcomes: Sequence[Answer | Problem]) -> list[Answer]:
+    return [each for each in outcomes if isinstance(each, Answer)]
 
 
 async def test_what_cannot_be_followed_leaves_no_trace(store: Any) -> None:
@@ -238,6 +289,51 @@ def test_while_the_gateway_is_away_only_the_last_of_each_end_is_kept(settings: D
         phase = Phase.READY if at % 2 else Phase.PROGRESSING
         report(state, settings, iris, at, phase, serving=[Serving(version="7", weight=100, ready=bool(at % 2))])
     assert [owed.phase for owed in state.outbox] == [Phase.ACCEPTED, Phase.READY]
+
+
+def test_no_secret_is_reported_whoever_wrote_the_message(settings: DeployerSettings) -> None:
+    state: State[Resource] = State[Resource]()
+    iris = begin(state, settings, understood(), 1, Resource)
+    report(
+        state, settings, iris, 2, Phase.PROGRESSING, Reason.STORAGE_UNREACHABLE, "https://user:hunter2@store/x fails"
+    )
+    assert json.loads(state.outbox[-1].body)["data"]["message"] == "https://***@store/x fails"
+
+
+class Full:
+    """A disk without room, once the gateway has seen a report: nothing can be saved then."""
+
+    def __init__(self, folder: Path) -> None:
+        self.blocked = folder / "state.tmp"
+        self.ids: list[str] = []
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        self.ids.append(request.headers["webhook-id"])
+        self.blocked.mkdir(exist_ok=True)
+        return httpx.Response(200)
+
+
+async def test_a_report_is_sent_once_though_that_cannot_be_saved(
+    settings: DeployerSettings, store: Any, accept: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporter, "FIRST_PAUSE_S", 0.001)
+    disk = Full(tmp_path / "state")
+    for generation in (1, 2):  # the deployment owes three reports, one after the other
+        await take(understood(generation), store, accept)
+    owed = [each.id for each in store.snapshot().outbox]
+    async with httpx.AsyncClient(transport=httpx.MockTransport(disk.answer)) as client:
+        running = asyncio.create_task(Reporter(settings, store, client).run())
+        async with asyncio.timeout(30):
+            while len(disk.ids) < len(owed):  # noqa: ASYNC110  # the reporter tells nobody
+                await asyncio.sleep(0.001)
+            assert store.trouble == "The state cannot be saved: Is a directory."
+            disk.blocked.rmdir()
+            while store.snapshot().outbox:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert disk.ids == owed
+    assert store.trouble == ""
 
 
 def test_a_message_is_cut_to_what_the_gateway_takes(settings: DeployerSettings) -> None:

@@ -65,9 +65,27 @@ def test_a_report_for_the_desired_generation_counts() -> None:
     assert after.is_ready
 
 
-@pytest.mark.parametrize("generation", [1, 2, 4])
-def test_a_report_for_another_generation_changes_nothing(generation: int) -> None:
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_report_for_an_earlier_generation_changes_nothing(generation: int) -> None:
     assert observed(DEPLOYMENT, report(generation=generation), at=NOON) is None
+
+
+def test_a_report_for_a_later_generation_says_that_the_desired_one_will_not_be() -> None:
+    """The database was restored, or somebody else calls the target."""
+    ready = observed(DEPLOYMENT, report(sequence=9), at=NOON)
+    assert ready
+    behind = observed(ready, report(generation=5), at=NOON)
+    assert behind
+    assert (behind.phase, behind.observed_generation, behind.ready_at) == (Phase.SUPERSEDED, 5, NOON)
+    assert (behind.is_behind, behind.is_ready, behind.has_failed) == (True, False, True)
+    assert behind.message == "It was asked for generation 5 before, and we are at 3."
+    assert observed(behind, report(generation=5), at=NOON) is None  # nothing new
+    # What was recorded before is not believed; that it is back is, of an answer.
+    assert observed(behind, report(sequence=10), at=NOON) is None
+    back = observed(behind, report(sequence=10), at=NOON, asked_after=behind.sequence)
+    assert back
+    assert (back.is_behind, back.is_ready) == (False, True)
+    assert observed(DEPLOYMENT, replace(report(generation=5), observed_generation=3), at=NOON) is None
 
 
 def test_a_new_generation_begins_its_own_sequence() -> None:

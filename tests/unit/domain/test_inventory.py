@@ -27,8 +27,10 @@ from app.domain.inventory import (
     Standing,
     drift_message,
     drift_of,
+    is_refused,
     judged,
     meaning_of,
+    pause_before_calling_again,
     served_in_words,
     shares_in_words,
 )
@@ -86,6 +88,7 @@ CASES: list[tuple[Drift | None, dict[str, Any]]] = [
     (Drift.OTHER_VERSION, {"serving": (Serving("7", 90, is_ready=True), Serving("5", 10, is_ready=True))}),
     (None, {"serving": (Serving("7", 100, is_ready=True), Serving("5", 0, is_ready=True))}),  # warm, for a way back
     (Drift.OTHER_VERSION, {"phase": Phase.SUPERSEDED}),
+    (Drift.OTHER_VERSION, {"phase": Phase.SUPERSEDED, "observed_generation": 5}),
     (Drift.OTHER_WEIGHT, {"serving": (Serving("7", 90, is_ready=True),)}),
     (
         None,
@@ -179,6 +182,11 @@ def test_messages_say_what_is_served_and_what_should_be() -> None:
     assert message == ("It serves version 7 (90 %) and version 5 (10 %, not ready), and is to serve version 7 (100 %).")
     lost = judged(deployment(phase=Phase.ERRORED, reason=Reason.UNHEALTHY, message="out of memory."), APPROVED)
     assert drift_message(lost) == "Version 7 is not well (Unhealthy: out of memory)."
+    elsewhere = deployment(phase=Phase.SUPERSEDED, observed_generation=5, serving=(Serving("8", 100, is_ready=True),))
+    assert drift_message(judged(elsewhere, APPROVED)) == (
+        "It says that generation 5, newer than generation 3, was asked of it. "
+        "It serves version 8 (100 %), and is to serve version 7 (100 %)."
+    )
     assert served_in_words(()) == "nothing"
 
 
@@ -200,11 +208,29 @@ def test_health_is_total_over_the_phases() -> None:
         (Health.UNKNOWN, {"phase": Phase.PROGRESSING, **NEVER}),
         (Health.UNKNOWN, {"phase": Phase.REQUESTED, **BEFORE}),
         (Health.UNKNOWN, {"drift": Drift.SILENT}),
+        (Health.UNKNOWN, {"phase": Phase.SUPERSEDED, "observed_generation": 5}),
         (Health.GONE, {"action": Action.REMOVE}),
     ],
 )
 def test_health_is_what_was_reported_last(health: Health, changed: dict[str, Any]) -> None:
     assert deployment(**changed).health is health
+
+
+# Called again.
+
+
+def test_what_a_target_goes_on_not_knowing_of_is_called_ever_more_rarely() -> None:
+    pauses = [
+        pause_before_calling_again(deployment(heard_at=NOW), NOW + timedelta(minutes=at))
+        for at in (-5, 1, 2, 4, 8, 500)
+    ]
+    assert [pause / timedelta(minutes=1) for pause in pauses] == [-5, 1, 2, 4, 8, 60]
+
+
+def test_what_a_target_refused_is_not_sent_again() -> None:
+    assert is_refused(deployment(phase=Phase.FAILED, reason=Reason.CALL_REFUSED))
+    assert not is_refused(deployment(phase=Phase.FAILED, reason=Reason.MODEL_LOAD_FAILED))
+    assert not is_refused(deployment())
 
 
 # What is served, since when.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -17,7 +17,7 @@ from countersign_deployer.contract import Deployment, DeploymentRequested, is_be
 from countersign_deployer.problems import Problem, malformed, policy_denied
 from countersign_deployer.settings import DeployerSettings, split_secrets
 from countersign_deployer.signatures import BadSignature, verify
-from countersign_deployer.state import StateStore, StateT
+from countersign_deployer.state import State, StateStore, StateT
 
 log = structlog.get_logger()
 
@@ -92,23 +92,70 @@ def permit(wanted: Deployment, settings: DeployerSettings) -> None:
 async def take(wanted: Deployment, store: StateStore[StateT], accept: Accept[StateT]) -> Answer:
     """Make what is wanted the desired state, unless it is old news.
 
+    Raises:
+        Problem: the same generation was accepted with other content (409), or ``accept`` refuses it.
+    """
+    (outcome,) = await take_all([wanted], store, accept)
+    if isinstance(outcome, Problem):
+        raise outcome
+    return outcome
+
+
+async def take_all(
+    items: Sequence[Deployment], store: StateStore[StateT], accept: Accept[StateT]
+) -> list[Answer | Problem]:
+    """Take several at once; what comes of each is what ``take`` answers or raises.
+
+    Nearly all that is pulled is old news, which costs no copy of the state; what is new costs one, all together. What
+    ``accept`` refuses may have changed that copy: the others begin again without it.
+    """
+    outcomes: dict[int, Answer | Problem] = {}
+    for number, wanted in enumerate(items):
+        try:
+            if answer := _old_news(wanted, store.snapshot()):
+                outcomes[number] = answer
+        except Problem as problem:
+            outcomes[number] = problem
+    while new := {number: wanted for number, wanted in enumerate(items) if number not in outcomes}:
+        taken: dict[int, Answer] = {}
+        try:
+            async with store.transaction() as state:
+                for number, wanted in new.items():
+                    taken[number] = _old_news(wanted, state) or _accepted(wanted, state, accept)
+        except Problem as problem:
+            outcomes[number] = problem
+            continue
+        outcomes |= taken
+        for number, wanted in new.items():
+            if taken[number].accepted:
+                log.info("call.accepted", model=wanted.resource, generation=wanted.generation, action=wanted.action)
+    return [outcomes[number] for number in range(len(items))]
+
+
+def _old_news(wanted: Deployment, state: State[Any]) -> Answer | None:
+    """The answer to what is not new; none if it is.
+
     A resource whose ``content`` is empty was found in the serving system after the state was lost: nobody knows which
     call it came from, so its own generation is accepted once more.
 
     Raises:
-        Problem: the same generation was accepted with other content (409), or ``accept`` refuses it.
+        Problem: the same generation was accepted with other content (409).
     """
-    async with store.transaction() as state:
-        current = state.resources.get(wanted.resource)
-        if current is not None and wanted.generation < current.generation:
-            return Answer(HTTPStatus.OK, {"result": "superseded", "current_generation": current.generation})
-        if current is not None and wanted.generation == current.generation and current.content:
-            if current.content != content_of(wanted):
-                detail = f"Generation {wanted.generation} was accepted with other content."
-                raise Problem(HTTPStatus.CONFLICT, detail, (("data.generation", detail),))
-            return Answer(HTTPStatus.OK, {"result": "unchanged", "observed_generation": current.generation})
-        accept(state, wanted, time.time())
-    log.info("call.accepted", model=wanted.resource, generation=wanted.generation, action=wanted.action)
+    current = state.resources.get(wanted.resource)
+    if current is None or wanted.generation > current.generation:
+        return None
+    if wanted.generation < current.generation:
+        return Answer(HTTPStatus.OK, {"result": "superseded", "current_generation": current.generation})
+    if not current.content:
+        return None
+    if current.content != content_of(wanted):
+        detail = f"Generation {wanted.generation} was accepted with other content."
+        raise Problem(HTTPStatus.CONFLICT, detail, (("data.generation", detail),))
+    return Answer(HTTPStatus.OK, {"result": "unchanged", "observed_generation": current.generation})
+
+
+def _accepted(wanted: Deployment, state: StateT, accept: Accept[StateT]) -> Answer:
+    accept(state, wanted, time.time())
     body: dict[str, object] = {"result": "accepted", "observed_generation": wanted.generation}
     return Answer(HTTPStatus.ACCEPTED, body, accepted=True)
 

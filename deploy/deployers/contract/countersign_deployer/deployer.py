@@ -22,7 +22,7 @@ from pydantic_settings import SettingsConfigDict
 
 from countersign_deployer import __version__, command, server
 from countersign_deployer.contract import Deployment, ModelVersion, Serving, StableVersion
-from countersign_deployer.digests import tree_digest
+from countersign_deployer.digests import IrregularFile, tree_digest
 from countersign_deployer.phases import REASONS, Phase, Reason
 from countersign_deployer.problems import Problem, policy_denied
 from countersign_deployer.reports import begin, report, report_change
@@ -68,6 +68,8 @@ def check_digest(folder: Path, version: ModelVersion | StableVersion) -> None:
         found = tree_digest(folder)
     except FileNotFoundError:
         raise NotServed(Reason.ARTIFACT_NOT_FOUND) from None
+    except IrregularFile as error:
+        raise NotServed(Reason.DIGEST_MISMATCH, f"{error}: only plain files are approved, and served.") from None
     if found != version.digest:
         raise NotServed(Reason.DIGEST_MISMATCH, f"The files of version {version.version} are {found}.")
 

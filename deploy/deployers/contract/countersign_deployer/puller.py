@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -28,7 +28,7 @@ MAX_DESIRED_BYTES = 16 * 1024 * 1024
 
 log = structlog.get_logger()
 
-Feed = Callable[[Deployment], Awaitable[Answer]]
+Feed = Callable[[Sequence[Deployment]], Awaitable[Sequence[Answer | Problem]]]
 
 
 class _Desired(BaseModel):
@@ -46,7 +46,7 @@ class NotPulled(Exception):
 
 
 class Puller:
-    """One asker. It feeds each item to the same ``take`` as a call, and never stands in the way of one."""
+    """One asker. Each item is taken as a call is, and never stands in the way of one."""
 
     def __init__(self, settings: DeployerSettings, client: httpx.AsyncClient, feed: Feed) -> None:
         self._settings = settings
@@ -97,14 +97,17 @@ class Puller:
             await self._take(page.items)
 
     async def _take(self, items: list[object]) -> None:
+        permitted, problems = [], []
         for item in items:
             try:
                 wanted = Deployment.model_validate(item, strict=True)
                 permit(wanted, self._settings)
-                await self._feed(wanted)
+                permitted.append(wanted)
             except (ValidationError, Problem) as error:
-                problem = error if isinstance(error, Problem) else malformed(error)
-                log.warning("desired.refused", status=int(problem.status), detail=problem.detail)
+                problems.append(error if isinstance(error, Problem) else malformed(error))
+        outcomes = await self._feed(permitted)
+        for problem in [*problems, *(each for each in outcomes if isinstance(each, Problem))]:
+            log.warning("desired.refused", status=int(problem.status), detail=problem.detail)
 
     async def _page(self, after: str) -> _Desired:
         path = urlsplit(self._url).path

@@ -36,6 +36,8 @@ class Reporter:
         self._client = client
         self._wake = asyncio.Event()
         self._retries: dict[str, _Retry] = {}
+        self._settled: set[str] = set()
+        """Reports that the gateway has answered, and that could not be taken out of the saved state yet."""
 
     def wake(self) -> None:
         """There may be something to send."""
@@ -43,12 +45,17 @@ class Reporter:
 
     async def run(self) -> None:
         """Send for ever."""
+        failures = 0
         while True:
             self._wake.clear()
             try:
                 await self._send_due()
-            except Exception:  # what is owed stays in the state; the next round tries again
+            except Exception:  # such as a full disk: what is owed stays in the state, and a later round tries again
                 log.exception("reports.failed")
+                failures += 1
+                await asyncio.sleep(self._pause_after(failures))
+                continue
+            failures = 0
             try:
                 async with asyncio.timeout(self._pause()):
                     await self._wake.wait()
@@ -59,7 +66,8 @@ class Reporter:
         """The oldest owed report of each deployment."""
         heads: dict[str, Report] = {}
         for report in self._store.snapshot().outbox:
-            heads.setdefault(report.deployment_id, report)
+            if report.id not in self._settled:
+                heads.setdefault(report.deployment_id, report)
         return heads
 
     def _pause(self) -> float | None:
@@ -70,10 +78,11 @@ class Reporter:
     async def _send_due(self) -> None:
         now = time.monotonic()
         due = [r for d, r in self._heads().items() if d not in self._retries or self._retries[d].not_before <= now]
-        done = [report.id for report in await asyncio.gather(*(self._send(report) for report in due)) if report]
-        if done:
+        self._settled |= {report.id for report in await asyncio.gather(*map(self._send, due)) if report}
+        if self._settled:
             async with self._store.transaction() as state:
-                state.outbox = [report for report in state.outbox if report.id not in done]
+                state.outbox = [report for report in state.outbox if report.id not in self._settled]
+            self._settled = set()
 
     async def _send(self, report: Report) -> Report | None:
         """The report if it is settled (taken, or refused for good), ``None`` if it must be sent again."""
@@ -101,7 +110,10 @@ class Reporter:
     def _postpone(self, report: Report, why: str) -> None:
         previous = self._retries.get(report.deployment_id)
         tries = previous.tries + 1 if previous else 1
-        longest = min(self._settings.callback_retry_max_s, FIRST_PAUSE_S * 2 ** min(tries - 1, 20))
-        pause = random.uniform(longest / 2, longest)  # noqa: S311  # spreads retries; nothing secret about it
-        self._retries[report.deployment_id] = _Retry(tries, time.monotonic() + pause)
+        self._retries[report.deployment_id] = _Retry(tries, time.monotonic() + self._pause_after(tries))
         log.warning("report.postponed", deployment=report.deployment_id, phase=report.phase, why=why, tries=tries)
+
+    def _pause_after(self, tries: int) -> float:
+        """Seconds, more after each try in vain."""
+        longest = min(self._settings.callback_retry_max_s, FIRST_PAUSE_S * 2 ** min(tries - 1, 20))
+        return random.uniform(longest / 2, longest)  # noqa: S311  # spreads retries; nothing secret about it

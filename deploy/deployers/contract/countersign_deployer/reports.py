@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from countersign_deployer.calls import content_of
 from countersign_deployer.contract import LONGEST_MESSAGE, STATUS, Deployment, DeploymentStatus, Serving
-from countersign_deployer.masking import plain
+from countersign_deployer.masking import masked
 from countersign_deployer.phases import Phase, Reason
 from countersign_deployer.settings import DeployerSettings
 from countersign_deployer.state import Report, Resource, ResourceT, State
@@ -71,8 +71,9 @@ def report(
 
     Without ``serving`` or ``backend``, what was last reported of them is said again. While the gateway is away, only
     the last report of progress matters, and the last one of each end: those before it that were not taken are dropped.
+    What looks like a secret in the message is masked, whoever wrote it.
     """
-    resource.phase, resource.reason, resource.message = phase, reason, plain(message)[-LONGEST_MESSAGE:]
+    resource.phase, resource.reason, resource.message = phase, reason, masked(message, longest=LONGEST_MESSAGE)
     resource.reported_at = now
     resource.serving = list(resource.serving if serving is None else serving)
     resource.backend = dict(resource.backend if backend is None else backend)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -14,7 +14,7 @@ import structlog
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from countersign_deployer.calls import Answer, authenticate, take, understand
+from countersign_deployer.calls import Answer, authenticate, take, take_all, understand
 from countersign_deployer.contract import MOST_BYTES, Deployment
 from countersign_deployer.problems import Problem
 from countersign_deployer.puller import Puller
@@ -111,7 +111,7 @@ def create_app(
     @app.get("/readyz")
     async def ready(request: Request) -> Response:
         deployer: _Deployer[StateT] = request.app.state.deployer
-        return JSONResponse({"status": "ok", **await deployer.backend.ready()})
+        return JSONResponse({"status": "ok", **await deployer.ready()})
 
     return app
 
@@ -122,17 +122,36 @@ class _Deployer(Generic[StateT]):
     def __init__(self, settings: DeployerSettings, store: StateStore[StateT], client: httpx.AsyncClient) -> None:
         self._store = store
         self.reporter = Reporter(settings, store, client)
-        self.puller = Puller(settings, client, self.take)
+        self.puller = Puller(settings, client, self.take_all)
         self.backend: Backend[StateT]
         self.tasks: list[asyncio.Task[None]] = []
 
     async def take(self, wanted: Deployment) -> Answer:
-        """Take what is wanted, however it came."""
+        """Take what a call wants."""
         answer = await take(wanted, self._store, self.backend.accept)
-        if answer.accepted:
+        self._wake_for([answer])
+        return answer
+
+    async def take_all(self, items: Sequence[Deployment]) -> Sequence[Answer | Problem]:
+        """Take what is new of all that is wanted."""
+        outcomes = await take_all(items, self._store, self.backend.accept)
+        self._wake_for(outcomes)
+        return outcomes
+
+    def _wake_for(self, outcomes: Sequence[Answer | Problem]) -> None:
+        if any(isinstance(each, Answer) and each.accepted for each in outcomes):
             self.backend.wake()
             self.reporter.wake()
-        return answer
+
+    async def ready(self) -> Mapping[str, object]:
+        """What the backend tells of itself.
+
+        Raises:
+            Problem: what is taken could not be saved, or it cannot be followed (503).
+        """
+        if self._store.trouble:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, self._store.trouble)
+        return await self.backend.ready()
 
     def must_live(self) -> None:
         """That every loop goes on.

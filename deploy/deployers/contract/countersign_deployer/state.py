@@ -91,6 +91,7 @@ class StateStore(Generic[StateT]):
         self._path = folder / "state.json"
         self._lock = asyncio.Lock()
         self._lock_file = _claim(folder)
+        self._trouble = ""
         try:
             self._state = _read(self._path, kind)
         except BaseException:
@@ -101,6 +102,11 @@ class StateStore(Generic[StateT]):
         """The last saved state. Do not change it."""
         return self._state
 
+    @property
+    def trouble(self) -> str:
+        """Why the state could not be saved when that was tried last, for people; empty if it was."""
+        return self._trouble
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[StateT]:
         """A private copy of the state to change; it is saved, and seen by others, only if the block ends well."""
@@ -108,8 +114,12 @@ class StateStore(Generic[StateT]):
             draft = self._state.model_copy(deep=True)
             yield draft
             if draft != self._state:
-                await asyncio.to_thread(_replace, self._path, draft.model_dump_json(indent=1))
-                self._state = draft
+                try:
+                    await asyncio.to_thread(_replace, self._path, draft.model_dump_json(indent=1))
+                except OSError as error:
+                    self._trouble = f"The state cannot be saved: {error.strerror}."
+                    raise
+                self._state, self._trouble = draft, ""
 
     def close(self) -> None:
         """Let go of the lock."""

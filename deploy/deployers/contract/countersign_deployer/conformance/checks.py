@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from pydantic import ValidationError
 
-from countersign_deployer.conformance.gateway import Json, PlayedGateway, Received
+from countersign_deployer.conformance.gateway import Forgery, Json, PlayedGateway, Received
 from countersign_deployer.conformance.play import Nonconforming, Play, Subject, Unreachable
 from countersign_deployer.contract import MOST_BYTES, DeploymentStatus
 from countersign_deployer.phases import FOLLOWING, REASONS, Phase, Reason
@@ -170,6 +170,29 @@ def _(play: Play) -> None:
     _expect_problem(play.send(data), "generation")
 
 
+@_check("foreign callback", "a call to report elsewhere than to the gateway is answered 422, naming data.callback.url")
+def _(play: Play) -> None:
+    elsewhere = f"https://elsewhere.invalid/control/v1/deployments/{play.deployment_id}/status"
+    # The second one only begins like the gateway's address.
+    for url in (elsewhere, elsewhere.replace("https://", f"{play.gateway.url}@")):
+        with _about(url):
+            _expect_problem(play.send(play.data(callback={"url": url})), "callback")
+
+
+@_check("foreign files", "files elsewhere than the deployer may load from are answered 422, naming the uri")
+def _(play: Play) -> None:
+    model, data = play.subject.model, play.data()
+    elsewhere = ["https://elsewhere.invalid/models/"]
+    if model.uri.startswith("file:"):
+        elsewhere.append(f"{model.uri}{'../' * 64}etc/")
+    for uri in elsewhere:
+        with _about(uri):
+            _expect_problem(play.send({**data, "model": {**data["model"], "uri": uri}}), "uri")
+        with _about(f"{uri} of the stable version"):
+            stable = {"version": "3", "uri": uri, "digest": model.digest}
+            _expect_problem(play.send({**data, "traffic": {"weight": 10, "stable": stable}}), "uri", "traffic")
+
+
 # --- a version goes live
 
 
@@ -293,6 +316,25 @@ def _(play: Play) -> None:
     _expect_failure(play, data, any_of=[Reason.DIGEST_MISMATCH])
 
 
+@_check(
+    "other stable bytes",
+    "so do other files of the stable version, and what served has its share; who cannot split requests answers 422",
+    needs="ready",
+)
+def _(play: Play) -> None:
+    live = play.live["model"]
+    stable = {"version": live["version"], "uri": live["uri"], "digest": NO_DIGEST}
+    data = play.call("2", traffic={"weight": 10, "stable": stable})
+    answer = play.send(data)
+    if answer.status_code == 422:
+        _expect_problem(answer, "traffic")
+        return
+    end = _failed(play, data, answer, any_of=[Reason.DIGEST_MISMATCH])
+    serving = [each for each in end.get("serving") or [] if isinstance(each, dict) and each.get("ready") is True]
+    if not any(each.get("version") == live["version"] and each.get("weight") in range(90, 101) for each in serving):
+        raise Nonconforming(f"serving is {json.dumps(serving)}, expected version {live['version']} as it was")
+
+
 @_check("newer wins", "of two calls in a row both end, and the newer one is what serves", needs="ready")
 def _(play: Play) -> None:
     older, newer = play.call("2"), play.call("1")
@@ -334,6 +376,22 @@ def _(play: Play) -> None:
         raise Nonconforming("the question was not signed with the callback secret, over `GET <path>`")
     _expect_ready(play, data["generation"], {"2": 100})
     play.live = data
+
+
+@_check(
+    "forged desired", "an answer that is not the gateway's, or not to this question, changes nothing", needs="desired"
+)
+def _(play: Play) -> None:
+    play.gateway.desire([])
+    forged = {forgery: play.call("1") for forgery in Forgery}
+    play.gateway.forge(forged)
+    while play.gateway.forges:
+        _await_ask(play)
+    _await_ask(play)  # the answer to the one before has been looked at
+    current = _status(play)["generation"]
+    for forgery, data in forged.items():
+        if current == data["generation"] or play.reports_of(data["generation"]):
+            raise Nonconforming(f"it took what the answer held that was {forgery}")
 
 
 @_check("desired is no list of removals", "what is not listed any more serves on", needs="desired")
@@ -452,12 +510,12 @@ def _expect(answer: httpx.Response, status: int, **members: Any) -> None:
                 raise Nonconforming(f"{name} is {body.get(name)!r} in {answer.text[:300]}")
 
 
-def _expect_problem(answer: httpx.Response, field: str) -> None:
+def _expect_problem(answer: httpx.Response, *any_of: str) -> None:
     _expect(answer, 422)
     _expect_problem_type(answer)
     errors = _object(answer).get("errors")
     fields = [str(each.get("field")) for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
-    if not any(field in named.split(".") for named in fields):
+    if not any(field in named.split(".") for named in fields for field in any_of):
         raise Nonconforming(f"the fields named are {fields}")
 
 
@@ -505,11 +563,16 @@ def _expect_serving(status: Json, weights: dict[str, int]) -> None:
         raise Nonconforming(f"serving is {json.dumps(serving)}, expected ready with the weights {weights}")
 
 
-def _expect_failure(play: Play, data: Json, *, any_of: Collection[Reason]) -> None:
-    _expect(play.send(data), 202, result="accepted")
+def _failed(play: Play, data: Json, answer: httpx.Response, *, any_of: Collection[Reason]) -> Json:
+    _expect(answer, 202, result="accepted")
     end = play.end_of(data["generation"])
     if end["phase"] != Phase.FAILED or end.get("reason") not in any_of:
         raise Nonconforming(f"it ended {end['phase']} with the reason {end.get('reason')!r}")
+    return end
+
+
+def _expect_failure(play: Play, data: Json, *, any_of: Collection[Reason]) -> None:
+    end = _failed(play, data, play.send(data), any_of=any_of)
     _expect_serving(end, {play.live["model"]["version"]: 100})
 
 

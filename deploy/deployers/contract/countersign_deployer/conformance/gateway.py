@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -38,6 +39,14 @@ class Received:
     def generation(self) -> int:
         generation = self.data.get("generation")
         return generation if isinstance(generation, int) else 0
+
+
+class Forgery(StrEnum):
+    """How an answer to who asks what is desired is not the gateway's, or not to this question."""
+
+    UNSIGNED = "unsigned"
+    OTHER_KEY = "signed with another secret"
+    OTHER_QUESTION = "signed with the webhook-id of another question"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,7 @@ class PlayedGateway:
         self._received: list[Received] = []
         self._asks: list[Ask] = []
         self._desired: list[Json] = []
+        self._forgeries: list[tuple[Forgery, Json]] = []
         self._strayed: list[str] = []
         self._refusals = 0
         self._server = _Server(listen, _handler(self))
@@ -119,6 +129,17 @@ class PlayedGateway:
         with self._changed:
             self._desired = list(items)
 
+    def forge(self, items: Mapping[Forgery, Json]) -> None:
+        """Answer the next questions for what is desired with these, one each, as nobody must believe it."""
+        with self._changed:
+            self._forgeries = list(items.items())
+
+    @property
+    def forges(self) -> bool:
+        """Whether the next question gets a forged answer."""
+        with self._changed:
+            return bool(self._forgeries)
+
     def refuse_next(self, count: int) -> None:
         """Answer 503 to the next reports."""
         with self._changed:
@@ -149,11 +170,14 @@ class PlayedGateway:
             with self._changed:
                 self._strayed.append(f"asked for was {path}, expected {self._desired_path}")
             return 404, {}, "{}"
-        is_last = f"after={_NEXT}" in query
+        forgery, is_last = None, f"after={_NEXT}" in query
         is_signed = _is_signed(get_content(path).encode(), headers, self._callback_secret)
         with self._changed:
             # Two pages, the first one empty, so that who does not turn the page is found out.
             items, next_after = (self._desired, None) if is_last else ([], _NEXT)
+            if is_signed and self._forgeries:
+                forgery, item = self._forgeries.pop(0)
+                items, next_after, is_last = [item], None, True
             body = json.dumps({"target": self._target, "items": items, "next_after": next_after})
             if is_last or not is_signed:
                 self._asks.append(Ask(is_signed))
@@ -163,7 +187,11 @@ class PlayedGateway:
             self._changed.notify_all()
         if not is_signed:
             return 401, {}, "{}"
-        return 200, sign(headers["webhook-id"], body, self._webhook_secret), body
+        if forgery is Forgery.UNSIGNED:
+            return 200, {"webhook-id": headers["webhook-id"]}, body
+        message_id = "req_other" if forgery is Forgery.OTHER_QUESTION else headers["webhook-id"]
+        secret = self._callback_secret if forgery is Forgery.OTHER_KEY else self._webhook_secret
+        return 200, sign(message_id, body, secret), body
 
 
 def _is_signed(content: bytes, headers: dict[str, str], secret: str) -> bool:
