@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from app.domain.deployments import Deployment, Report
+from app.domain.deployments import Deployment, Report, Serving
 from app.domain.phases import Phase, Reason
 from app.domain.promotions import AliasKey, Filter, Promotion, State
 from app.domain.rolling_out import Order, Progress
@@ -65,12 +65,17 @@ class Fleet:
         }
 
     async def report(
-        self, phase: Phase = Phase.READY, *among: str, reason: Reason = Reason.NONE, message: str = ""
+        self,
+        phase: Phase = Phase.READY,
+        *among: str,
+        reason: Reason = Reason.NONE,
+        message: str = "",
+        serving: tuple[Serving, ...] = (),
     ) -> None:
         """Targets (all, or of those ``among``) say how the generation is that they were called with last."""
         for name, each in (await self.deployments()).items():
             if not among or name in among:
-                said = Report(each.generation, each.generation, next(self._sequence), phase, reason, message)
+                said = Report(each.generation, each.generation, next(self._sequence), phase, reason, message, serving)
                 await self.court.gateway.services.deployments.report(each.id, said)
 
     async def fail(self, *among: str) -> None:

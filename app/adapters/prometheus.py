@@ -174,7 +174,7 @@ def _value(sample: object) -> float:
 
 
 def _text(value: object) -> str:
-    return " ".join(clean(str(value)[:LONGEST_REASON]).split()) if value else ""
+    return " ".join(clean(str(value)).split()) if value else ""
 
 
 def _is_of_connecting(failure: TimeoutError) -> bool:
@@ -182,6 +182,6 @@ def _is_of_connecting(failure: TimeoutError) -> bool:
 
 
 def _problem(reason: str, token: str) -> Reading:
-    """Without the token, which a proxy might repeat."""
+    """Without the token, which a proxy might repeat; what is left is cut, since a part of it could not be found."""
     is_secret = len(token) >= _SHORTEST_SECRET
-    return Reading(problem=f"Prometheus: {reason.replace(token, MASK) if is_secret else reason}")
+    return Reading(problem=f"Prometheus: {(reason.replace(token, MASK) if is_secret else reason)[:LONGEST_REASON]}")

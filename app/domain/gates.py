@@ -167,12 +167,17 @@ def after(state: GateState, measurement: Measurement, gate: Gate, *, at: datetim
         case Verdict.NO_DATA | Verdict.BROKEN:
             counts = measurement.verdict is Verdict.NO_DATA and gate.on_no_data is OnNoData.FAIL
             failures = state.consecutive_failures + (1 if counts else 0)
-            return replace(state, consecutive_failures=failures, no_data_since=state.no_data_since or at)
+            return replace(state, consecutive_failures=failures, no_data_since=min(state.no_data_since or at, at))
 
 
 def due_at(state: GateState, gate: Gate) -> datetime:
     """When it is to be measured next; first when the step was held for one interval."""
     return (state.last_at or state.began_at) + timedelta(seconds=gate.interval_s)
+
+
+def is_due(state: GateState, gate: Gate, *, now: datetime) -> bool:
+    """Whether to measure it now: an interval lies between, or would if the clock had not been set back."""
+    return abs(now - (state.last_at or state.began_at)) >= timedelta(seconds=gate.interval_s)
 
 
 def has_failed(state: GateState, gate: Gate, *, now: datetime) -> bool:

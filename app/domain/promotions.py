@@ -58,7 +58,8 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.REJECTED: frozenset(),
     State.WITHDRAWN: frozenset(),
     State.EXPIRED: frozenset(),
-    State.SUPERSEDED: frozenset(),
+    # Its rollout went on until then: what took its place undid it, or was not applied, so that it goes back itself.
+    State.SUPERSEDED: frozenset({State.ROLLED_BACK, State.FAILED}),
     State.STALE: frozenset(),
     State.ROLLED_BACK: frozenset(),
 }

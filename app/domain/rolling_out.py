@@ -2,8 +2,8 @@
 
 Everything here is pure and repeatable: the row of a rollout, its steps and the deployments are all that it looks at, so
 that whichever worker reads them next goes on where another one stopped. A target's requests never go beyond what the
-step says, a step ends only by proofs (every target is *Ready*, the time has passed, each gate has passed), and the plan
-is walked once from its first step to its last unless a person says otherwise.
+step says, a step ends only by proofs (it is in effect on every target, the time has passed, each gate has passed), and
+the plan is walked once from its first step to its last unless a person says otherwise.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from app.domain.deployments import Action, Bytes, Deployment
+from app.domain.deployments import Action, Bytes, Deployment, Serving
 from app.domain.errors import IllegalMove, NotFound
 from app.domain.gates import GateState, asked, begun, due_at, has_failed, has_passed, why_failed
-from app.domain.phases import REASONS, Reason
-from app.domain.promotions import Kind, Promotion, State
+from app.domain.phases import REASONS, Phase, Reason
+from app.domain.promotions import GOOD, Kind, Promotion, State
 from app.domain.rollouts import EVERYTHING, AliasMoves, Gate, OnFailure, Rollout, Step
 
 
@@ -261,20 +261,56 @@ def next_of(promotion: Promotion, progress: Progress, deployments: Sequence[Depl
         return Next(Do.LET_GO, f"another promotion has target {missing[0]} now")
     if progress.stage is Stage.PAUSED:
         return Next(Do.NOTHING)
-    if failed := next((each for each in mine if each.has_failed), None):
+    if failed := next((each for each in mine if has_failed_here(each)), None):
         return _failure(promotion, progress, why_target_failed(failed))
-    is_in_effect = all(each.is_ready for each in mine)
+    is_everywhere = all(is_in_effect(each) for each in mine)
     if progress.stage is Stage.MOVING:
-        return Next(Do.HOLD) if is_in_effect else Next(Do.NOTHING)
-    if not is_in_effect:
+        return Next(Do.HOLD) if is_everywhere else Next(Do.NOTHING)
+    if not is_everywhere:
         return Next(Do.CATCH)
     return _next_held(promotion, progress, now)
 
 
 def _next_back(mine: Sequence[Deployment]) -> Next:
-    if failed := next((each for each in mine if each.has_failed), None):
+    if failed := next((each for each in mine if has_failed_here(each)), None):
         return Next(Do.FAIL, f"target {failed.target} did not go back: {why_target_failed(failed)}")
-    return Next(Do.HAVE_GONE_BACK) if all(each.is_ready for each in mine) else Next(Do.NOTHING)
+    return Next(Do.HAVE_GONE_BACK) if all(_is_back(each) for each in mine) else Next(Do.NOTHING)
+
+
+def _is_back(deployment: Deployment) -> bool:
+    """What was ready with what it went back to has gone back: that it falls ill afterwards is drift (ADR 0035)."""
+    return is_in_effect(deployment) or (deployment.ready_at is not None and not deployment.is_ready)
+
+
+def is_in_effect(deployment: Deployment) -> bool:
+    """Whether a target has what it was called for. Who does not tell what is loaded is believed to be *Ready*."""
+    if not deployment.is_ready or not deployment.serving:
+        return deployment.is_ready
+    told = {each.version for each in deployment.serving}
+    is_loaded = deployment.action is Action.REMOVE or deployment.version in told
+    return is_loaded and deployment.shares_as_desired and _other_bytes(deployment) is None
+
+
+def has_failed_here(deployment: Deployment) -> bool:
+    """Whether a target says that it failed, or that it is ready with other files than were approved."""
+    return deployment.has_failed or (deployment.is_ready and _other_bytes(deployment) is not None)
+
+
+def _other_bytes(deployment: Deployment) -> Serving | None:
+    """What a target says it has loaded of a version that it was called for, with other files than were approved."""
+    if deployment.action is Action.REMOVE:
+        return None
+    called_for = {deployment.version: {deployment.digest}}
+    if deployment.stable:
+        called_for.setdefault(deployment.stable.version, set()).add(deployment.stable.digest)
+    return next(
+        (
+            each
+            for each in deployment.serving
+            if each.digest and each.version in called_for and each.digest not in called_for[each.version]
+        ),
+        None,
+    )
 
 
 def _next_held(promotion: Promotion, progress: Progress, now: datetime) -> Next:
@@ -285,7 +321,9 @@ def _next_held(promotion: Promotion, progress: Progress, now: datetime) -> Next:
     needed = {(target, name) for target in progress.formers for name in progress.present.gates}
     passed = {(state.target, state.gate) for state, gate in states if has_passed(state, gate, now=now)}
     until = held_until(progress)
-    if until is not None and now >= until and needed <= passed:
+    # What another promotion has taken the place of is watched until its targets are taken, and goes no further.
+    goes_on = promotion.state is State.ROLLING_OUT
+    if goes_on and until is not None and now >= until and needed <= passed:
         return Next(Do.FINISH) if progress.is_last else Next(Do.BEGIN)
     times = [due_at(state, gate) for state, gate in states]
     if until is not None and until > now:
@@ -316,14 +354,26 @@ LONGEST_MESSAGE = 1000
 
 def why_target_failed(deployment: Deployment) -> str:
     """For people: which target, what that means, and what it said."""
+    if not deployment.has_failed and (other := _other_bytes(deployment)):
+        meaning = REASONS[Reason.DIGEST_MISMATCH].meaning
+        said = f"It says that it has loaded version {other.version} as {other.digest}."
+        return f"target {deployment.target} failed ({Reason.DIGEST_MISMATCH.value}): {meaning} {said}"
     message = deployment.message
     if len(message) > LONGEST_MESSAGE:
         message = message[: LONGEST_MESSAGE - 1] + "\N{HORIZONTAL ELLIPSIS}"
     if deployment.reason is Reason.NONE:
-        return f"target {deployment.target} failed" + (f": {message}" if message else "")
+        follows = deployment.phase is Phase.SUPERSEDED
+        what = f"follows a newer call than generation {deployment.generation}" if follows else "failed"
+        return f"target {deployment.target} {what}" + (f": {message}" if message else "")
     meaning = REASONS[deployment.reason].meaning
     said = f" {message}" if message not in {"", meaning} else ""
     return f"target {deployment.target} failed ({deployment.reason.value}): {meaning}{said}"
+
+
+def keeps_alias(promotion: Promotion, progress: Progress | None) -> bool:
+    """Whether one that holds its alias does so for good, as far as is known: nothing takes it back."""
+    goes_on = promotion.state is State.ROLLING_OUT and progress is not None and progress.stage is not Stage.GOING_BACK
+    return promotion.state in GOOD or goes_on
 
 
 # How the row changes.
@@ -410,12 +460,13 @@ class Order(StrEnum):
 
 
 def check_takes(order: Order, promotion: Promotion, progress: Progress) -> None:
-    """Return if the rollout is where this can be done.
+    """Return if the rollout is where this can be done. One whose place another promotion takes can only go back.
 
     Raises:
         IllegalMove: it is not; tells where it is.
     """
-    is_here = promotion.state is State.ROLLING_OUT and progress.stage in _TAKEN_IN[order]
+    takes_orders = {State.ROLLING_OUT, State.SUPERSEDED} if order is Order.GO_BACK else {State.ROLLING_OUT}
+    is_here = promotion.state in takes_orders and progress.stage in _TAKEN_IN[order]
     if is_here and order is Order.RESUME and not progress.waits_for_a_person:
         is_here = False
     if is_here and order is Order.ALL_AT_ONCE and progress.is_last and not progress.waits_for_a_person:

@@ -157,6 +157,7 @@ class Advancing:
             await work.promotions.save(before, after)
             if targets_first:
                 tell(work, "promotion.rolling_out", after, targets=", ".join(after.policy.targets))
+                await self._rolling_out.take_over(work, after)
                 await self._rolling_out.begin(work, after)
             else:
                 tell(work, "promotion.applying", after)
@@ -178,17 +179,13 @@ class Advancing:
             undone = newer.kind is Kind.ROLLBACK and newer.rolls_back == older.id
             why, state = f"{newer.id} took its place during the rollout", State.SUPERSEDED
             if undone and newer.is_automatic:
-                # It is rolled back when the alias is back; should that fail, this is what a person finds.
+                # Should that fail, this is what a person finds; that it failed is told when it stays so.
                 progress = await work.rollouts.find(older.id)
                 state, why = State.FAILED, progress.reason if progress else why
-            elif undone:
-                state = State.ROLLED_BACK
             after = moved(older, state, at=self._clock.now(), reason=why)
             await work.promotions.save(older, after)
-            # That it failed is told when it stays so.
-            tell(
-                work, "promotion.is_rolled_back" if state is State.FAILED else f"promotion.{state}", after, by=newer.id
-            )
+            # It is rolled back when the alias is.
+            tell(work, "promotion.is_rolled_back" if undone else "promotion.superseded", after, by=newer.id)
 
     async def _end(self, promotion: Promotion, difference: Difference) -> Promotion:
         """The world is not what was pinned, and the alias was not moved by us: it is stale."""

@@ -215,15 +215,15 @@ class Applying:
         the alias is locked, so that no promotion begins to move it meanwhile; repeating it after a crash goes on.
 
         Returns:
-            Why that cannot be; none: it is done, or somebody else has moved the alias since.
+            Why that cannot be; none: it is done, or somebody else has moved the alias since, or is about to.
 
         Raises:
             UpstreamUnavailable, Unavailable: try again later.
         """
         async with self._unit_of_work() as work:
             await work.promotions.lock_alias(promotion.key)
-            holder = await work.aliases.get(promotion.key)
-            if holder is None or holder.promotion_id != promotion.id:
+            holder, ahead = await work.aliases.get(promotion.key), await work.promotions.in_flight(promotion.key)
+            if holder is None or holder.promotion_id != promotion.id or ahead not in {None, promotion.id}:
                 return None
             left = await self._undone(promotion, Difference("it went back"))
             if left.is_partial:
@@ -283,6 +283,7 @@ class Applying:
             if after.to_version != after.from_version:
                 tell_moved(work, after, after.key, version=after.to_version, before=after.from_version)
             await self._end_what_is_rolled_back(work, after)
+            await self._rolling_out.take_over(work, after)
             if after.policy.targets:
                 await self._go_on(work, after)
             work.announce(alias_topic(after.key))

@@ -13,6 +13,7 @@ from app.domain.events import EventType, timestamp
 from app.domain.grants import Resource
 from app.domain.inventory import Standing, desired_in_words, drift_message, judged, served_in_words
 from app.domain.phases import Phase, Reason
+from app.domain.rolling_out import is_in_effect
 from app.ports import Clock
 from app.services.recording import UnitOfWorkFactory, actor_of, emit_deployment
 from app.services.resources import model_for
@@ -100,7 +101,7 @@ class Deployments:
     ) -> None:
         """Settle a generation that the deployer will never report on. Part of the caller's transaction."""
         before = await _locked(work, deployment_id)
-        if before.generation != generation or before.is_ready or before.has_failed:
+        if before.generation != generation or is_in_effect(before) or before.has_failed:
             return
         after = given_up(before, reason=reason, message=message, at=self._clock.now())
         await work.deployments.save(after)

@@ -15,7 +15,7 @@ from app.adapters.postgres.gate_measurements import Measured
 from app.domain.deployments import Deployment, Target
 from app.domain.errors import InvalidInput
 from app.domain.gate_queries import fill, values_of
-from app.domain.gates import GateState, Measurement, Reading, after, due_at, judge
+from app.domain.gates import GateState, Measurement, Reading, after, is_due, judge
 from app.domain.policies import Policy
 from app.domain.promotions import Promotion
 from app.domain.rolling_out import Progress, Stage, rollout_of
@@ -173,7 +173,7 @@ class Gating:
 def _due(promotion: Promotion, progress: Progress, now: datetime) -> Sequence[_Due]:
     gates = {gate.name: gate for gate in rollout_of(promotion).gates}
     among = [_Due(state, gates[state.gate]) for state in progress.gates if state.gate in gates]
-    return [each for each in among if due_at(each.state, each.gate) <= now]
+    return [each for each in among if is_due(each.state, each.gate, now=now)]
 
 
 def _is_held_still(present: Progress, before: Progress) -> bool:

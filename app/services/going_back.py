@@ -14,12 +14,15 @@ from app.domain.rolling_out import Progress, Stage
 from app.ports import Clock
 from app.services.applying import Applying, not_rolled_back
 from app.services.gating import Gating
+from app.services.identifiers import undoing
 from app.services.promotions import Promotions
 from app.services.recording import UnitOfWorkFactory, tell
 from app.services.rolling_out import RollingOut
 
 AGAIN = timedelta(seconds=5)
 """How soon to look again whether the alias is back."""
+_GOES_BACK = frozenset({State.ROLLING_OUT, State.SUPERSEDED})
+"""Where a promotion is whose alias goes back: of the superseded, where what took its place was not applied."""
 
 
 class GoingBack:
@@ -51,14 +54,17 @@ class GoingBack:
             await self._rolling_out.settle(work, promotion_id)
             await work.commit()
         async with self._unit_of_work() as work:
-            progress = await work.rollouts.find(promotion_id)
-            promotion = await work.promotions.get(promotion_id)
+            # Locked: whoever gives the alias back meanwhile has it due, and that must not be forgotten.
+            promotion = await work.promotions.get(promotion_id, for_update=True)
+            progress = await work.rollouts.find(promotion_id, for_update=True)
             holder = await work.aliases.get(promotion.key)
             if progress is None or progress.stage is not Stage.GOING_BACK:
                 return
             holds = promotion.alias_moved and holder is not None and holder.promotion_id == promotion_id
-            if not holds or promotion.state is not State.ROLLING_OUT:
-                # Only the targets are waited for, which report.
+            in_flight = await work.promotions.in_flight(promotion.key)
+            is_its_turn = progress.due_at is not None and in_flight in {None, promotion_id, undoing(promotion_id)}
+            if not (holds and is_its_turn and promotion.state in _GOES_BACK):
+                # The targets are waited for, which report; or another promotion, which has the alias or gives it back.
                 await work.rollouts.look_again(promotion_id, None)
                 await work.commit()
                 return
@@ -90,7 +96,7 @@ class GoingBack:
         """The requests went back, and the alias cannot: a person must look."""
         async with self._unit_of_work() as work:
             before = await work.promotions.get(promotion.id, for_update=True)
-            if before.state is not State.ROLLING_OUT:
+            if before.state not in _GOES_BACK:
                 return
             why = not_rolled_back(before, progress.reason, why_not)
             after = moved(before, State.FAILED, at=self._clock.now(), reason=why)

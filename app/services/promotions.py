@@ -58,6 +58,7 @@ from app.domain.promotions import (
     no_promotion,
 )
 from app.domain.roles import scopes_with
+from app.domain.rolling_out import keeps_alias
 from app.domain.verdicts import ALLOW, Deny, Verdict
 from app.domain.verifying import check_as_approved, key_of
 from app.ports import Changes, Clock
@@ -285,7 +286,8 @@ class Promotions:
         """Have ``wanted.version`` hold the alias at once: no rule of the policy holds it up, and everybody hears of it.
 
         Returns:
-            The promotion, and whether it is new: breaking what is broken for this version already changes nothing.
+            The promotion, and whether it is new: breaking what is broken for this version already changes nothing, nor
+            for one that holds the alias, unless its rollout takes it back.
 
         Raises:
             InvalidInput: no reason is given, or a name is malformed. NotFound: as ``create``.
@@ -310,7 +312,10 @@ class Promotions:
         check_may_break(principal, policy, at=self._clock.now())
         pinned = await self._pinning.pin(key, wanted.version, registered)
         if pinned.from_version == wanted.version and (holding := await self._promotion_that_holds(key, wanted.version)):
-            return holding, False
+            async with self._unit_of_work() as work:
+                rollout = await work.rollouts.find(holding.id)
+            if keeps_alias(holding, rollout):
+                return holding, False
         proved = principal.credential
         alarm = {
             "comment": wanted.reason,
@@ -807,8 +812,10 @@ def waits_for_in_short(promotion: Promotion) -> str:
 
 
 def _is_overtaken(existing: Promotion, newer: Promotion) -> bool:
-    """What is more urgent does not wait for what a slower lane asks of the same version."""
-    return URGENCY[newer.kind] > URGENCY[existing.kind] and existing.state in TAKES_NEWER
+    """What is more urgent does not wait for a slower lane of the same version, nor an emergency for its rollout."""
+    waits = existing.state in TAKES_NEWER
+    rolls_out = existing.state is State.ROLLING_OUT and newer.kind is Kind.BREAK_GLASS
+    return URGENCY[newer.kind] > URGENCY[existing.kind] and (waits or rolls_out)
 
 
 def _not_protected(key: AliasKey, in_force: Sequence[Policy]) -> NotFound:

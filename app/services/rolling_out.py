@@ -51,8 +51,7 @@ class RollingOut:
         self._calling = calling
 
     async def begin(self, work: UnitOfWork, promotion: Promotion) -> None:
-        """Call the targets of a promotion that is *rolling out* from now on; it takes them over from others."""
-        await self._take_over(work, promotion)
+        """Call the targets of a promotion that is *rolling out* from now on, and has taken them over."""
         formers = await work.rollouts.formers(promotion.workspace, promotion.model, promotion.policy.targets)
         progress = begun_of(promotion, formers, at=self._clock.now())
         await work.rollouts.add(progress)
@@ -66,8 +65,6 @@ class RollingOut:
         before = await work.rollouts.find(promotion_id, for_update=True)
         if before is None or not before.is_open:
             return
-        if promotion.state is not State.ROLLING_OUT and before.stage is not Stage.GOING_BACK:
-            return  # A newer promotion is about to take the targets over, or to give that up.
         progress, seen = before, promotion
         while True:
             deployments = await work.deployments.of_promotion(promotion_id)
@@ -128,11 +125,8 @@ class RollingOut:
         after = ended(progress, Stage.GOING_BACK, why, at=now, outcome=outcome)
         await self._call(work, promotion, wanted_before(progress, candidate_of(promotion), targets=targets), by=by)
         self._tell(work, "rollout.went_back", promotion, after, by=by)
-        if promotion.state is State.ROLLING_OUT and promotion.alias_moved:
-            # The alias is next; nobody but the worker asks MLflow.
-            await work.jobs.advance_rollout(promotion.id)
-            after = replace(after, due_at=now)
-        return after
+        is_next = promotion.state is State.ROLLING_OUT and promotion.alias_moved
+        return await self._have_alias_follow(work, after) if is_next else after
 
     async def obey(
         self, work: UnitOfWork, promotion: Promotion, order: Order, *, by: Actor, reason: str
@@ -174,29 +168,49 @@ class RollingOut:
         own = await work.rollouts.find(stopped.id, for_update=True)
         if own and own.stage is Stage.DONE and not stopped.alias_moved:
             await work.rollouts.save(own, await self.go_back(work, stopped, own, why))
-        for promotion_id in await work.rollouts.open_of(stopped.key):
-            older = await work.promotions.get(promotion_id, for_update=True)
-            progress = await work.rollouts.find(promotion_id, for_update=True)
-            if older.id != stopped.id and progress and progress.is_open and progress.stage is not Stage.GOING_BACK:
-                after = await self.go_back(work, older, progress, f"{stopped.id} took its place, and ended: {why}")
-                await work.rollouts.save(progress, after)
+        await self._have_older_go_back(work, stopped, why)
 
-    async def _take_over(self, work: UnitOfWork, newer: Promotion) -> None:
-        """End the rollouts of older promotions of the alias; targets that the newer one leaves alone go back."""
+    async def take_over(self, work: UnitOfWork, newer: Promotion) -> None:
+        """A promotion takes the place of older ones: their rollouts end, and targets that it leaves alone go back.
+
+        One that holds the alias still stays open: it is the newer one's that the alias is taken, or that it goes back.
+        """
         for promotion_id in await work.rollouts.open_of(newer.key):
             older = await work.promotions.get(promotion_id, for_update=True)
             progress = await work.rollouts.find(promotion_id, for_update=True)
-            if progress is None or not progress.is_open:
+            if older.id == newer.id or progress is None or not progress.is_open:
                 continue
             why = progress.reason or f"{newer.id} took its place"
             left = sorted(progress.formers.keys() - set(newer.policy.targets))
-            if not left:
-                after = ended(progress, Stage.UNDONE, why, at=self._clock.now(), outcome=Outcome.ABANDONED)
-            elif progress.stage is Stage.GOING_BACK:
+            if left and progress.stage is Stage.GOING_BACK:
+                await self.settle(work, older.id)
                 continue
-            else:
+            if left:
                 after = await self.go_back(work, older, progress, why, targets=left)
+            else:
+                stage = Stage.GOING_BACK if await _is_to_go_back(work, older, progress) else Stage.UNDONE
+                after = ended(progress, stage, why, at=self._clock.now(), outcome=Outcome.ABANDONED)
             await work.rollouts.save(progress, after)
+
+    async def _have_older_go_back(self, work: UnitOfWork, stopped: Promotion, why: str) -> None:
+        """What a promotion took the place of has not proved itself: it goes back, with the alias if it holds it."""
+        for promotion_id in await work.rollouts.open_of(stopped.key):
+            older = await work.promotions.get(promotion_id, for_update=True)
+            progress = await work.rollouts.find(promotion_id, for_update=True)
+            if older.id == stopped.id or progress is None or not progress.is_open:
+                continue
+            after = progress
+            if progress.stage is not Stage.GOING_BACK:
+                after = await self.go_back(work, older, progress, f"{stopped.id} took its place, and ended: {why}")
+            if older.state is State.SUPERSEDED and await _holds(work, older):
+                after = await self._have_alias_follow(work, after)
+            if after is not progress:
+                await work.rollouts.save(progress, after)
+
+    async def _have_alias_follow(self, work: UnitOfWork, progress: Progress) -> Progress:
+        """The alias is next, for as long as it is due; nobody but the worker asks MLflow."""
+        await work.jobs.advance_rollout(progress.promotion_id)
+        return replace(progress, due_at=self._clock.now())
 
     async def _begin_step(self, work: UnitOfWork, promotion: Promotion, progress: Progress) -> Progress:
         await self._call(work, promotion, wanted_in_step(progress, candidate_of(promotion)))
@@ -228,7 +242,7 @@ class RollingOut:
     ) -> tuple[Promotion, Progress]:
         """A person must look. Where the targets do not go back, the alias goes back all the same, and first."""
         if progress.stage is Stage.GOING_BACK:
-            if await _is_to_go_back(work, promotion):
+            if await _is_to_go_back(work, promotion, progress):
                 return promotion, progress
             why = f"{progress.reason}; {why}"
         failed = ended(progress, Stage.FAILED, why, at=self._clock.now(), outcome=Outcome.FAILED)
@@ -238,22 +252,22 @@ class RollingOut:
         self, work: UnitOfWork, promotion: Promotion, progress: Progress
     ) -> tuple[Promotion, Progress]:
         """The targets serve what they served before. It is rolled back when its alias is, too."""
-        if await _is_to_go_back(work, promotion):
+        if await _is_to_go_back(work, promotion, progress):
             return promotion, progress
         undone = ended(progress, Stage.UNDONE, progress.reason, at=self._clock.now())
-        if promotion.state is not State.ROLLING_OUT:
-            return promotion, undone
         alias = f"{promotion.alias} did not move" if not promotion.alias_moved else f"{promotion.alias} went back too"
         why = f"{progress.reason}; its targets serve what they served before, and {alias}"
         return await self._end(work, promotion, State.ROLLED_BACK, why), undone
 
     async def _end(self, work: UnitOfWork, promotion: Promotion, state: State, why: str | None) -> Promotion:
-        """Move the promotion, if it is still rolling out."""
-        if promotion.state is not State.ROLLING_OUT:
+        """Move the promotion, unless how it ended is known already."""
+        if not await _is_to_end(work, promotion):
             return promotion
         after = moved(promotion, state, at=self._clock.now(), reason=why)
         await work.promotions.save(promotion, after)
         tell(work, f"promotion.{state.value}", after)
+        if state not in {State.LIVE, State.APPLYING}:
+            await self._have_older_go_back(work, after, why or f"it is {state.value}")
         return after
 
     async def _look_again(self, work: UnitOfWork, progress: Progress, move: Next) -> None:
@@ -308,12 +322,23 @@ _BY = {
 }
 
 
-async def _is_to_go_back(work: UnitOfWork, promotion: Promotion) -> bool:
-    """Whether the alias is still held by what goes back, and the worker has not given up on that."""
+async def _is_to_go_back(work: UnitOfWork, promotion: Promotion, progress: Progress) -> bool:
+    """Whether the alias is still held by what goes back, and the worker has not given up on that.
+
+    While another promotion of the alias is in flight, it is that one's to take it, or to have it go back.
+    """
     if promotion.state is State.FAILED:
         rollback = await work.promotions.find(undoing(promotion.id))
         return rollback is not None and rollback.state in OPEN
-    return promotion.state is State.ROLLING_OUT and await _holds(work, promotion)
+    if promotion.state not in {State.ROLLING_OUT, State.SUPERSEDED} or not await _holds(work, promotion):
+        return False
+    return progress.due_at is not None or await work.promotions.in_flight(promotion.key) is not None
+
+
+async def _is_to_end(work: UnitOfWork, promotion: Promotion) -> bool:
+    """Whether it is not known yet how it ended: it goes on, or its alias went back and no newer one has it."""
+    is_left = promotion.state is State.SUPERSEDED and promotion.alias_moved
+    return promotion.state is State.ROLLING_OUT or (is_left and await work.aliases.get(promotion.key) is None)
 
 
 async def _holds(work: UnitOfWork, promotion: Promotion) -> bool:

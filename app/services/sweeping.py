@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 
+from app.domain.inventory import desired_in_words, served_in_words
 from app.domain.phases import Reason
 from app.domain.promotions import State
+from app.domain.rolling_out import is_in_effect
 from app.ports import Clock
 from app.services.deployments import Deployments
 from app.services.looking_at_targets import LookingAtTargets
@@ -95,7 +97,11 @@ class Sweeping:
 
     async def _end_late_rollouts(self) -> None:
         async with self._unit_of_work() as work:
-            late = await work.rollouts.late(self._clock.now())
+            late = [
+                (deployment_id, generation)
+                for deployment_id, generation in await work.rollouts.late(self._clock.now())
+                if not is_in_effect(await work.deployments.get(deployment_id))
+            ]
         # A report may have been lost: what is ready by now is not given up.
         await self._looking.ask_after([deployment_id for deployment_id, _ in late])
         for deployment_id, generation in late:
@@ -104,6 +110,9 @@ class Sweeping:
                 # What the target waited for last is why it did not get there.
                 reason = present.reason if present.reason is not Reason.NONE else Reason.PROGRESS_DEADLINE_EXCEEDED
                 said = f"; it said last: {present.message}" if present.message else ""
+                if present.is_ready:
+                    shares = f"{served_in_words(present.serving)}, and not {desired_in_words(present)}"
+                    said = f"; it says that it is, and serves {shares}"
                 await self._deployments.give_up(
                     work,
                     deployment_id,

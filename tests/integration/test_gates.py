@@ -271,9 +271,10 @@ async def test_a_token_is_read_each_time_and_never_told(
     async with guarded(scraping) as url:
         token.write_text(f"{TOKEN}\n")
         assert await prometheus.read(source(f"{url}/", token), query) == Reading((0.01,))
-        token.write_text("another-one")
-        refused = await prometheus.read(source(url, token), query)
-        assert refused.problem == "Prometheus: it answered 401: not Bearer ***"
+        for other in ("another-one", "eyJ" + "A" * 900):  # the longer one is more than is kept of an answer
+            token.write_text(other)
+            refused = await prometheus.read(source(url, token), query)
+            assert refused.problem == "Prometheus: it answered 401: not Bearer ***"
         assert (await prometheus.read(source(url), query)).problem == "Prometheus: it answered 401: not None"
         token.write_text("two lines\nx-evil: 1")
         assert (await prometheus.read(source(url, token), query)).problem == (
@@ -297,12 +298,17 @@ class Gated(Fleet):
     name: str = WELL
 
     async def report(
-        self, phase: Phase = Phase.READY, *among: str, reason: Reason = Reason.NONE, message: str = ""
+        self,
+        phase: Phase = Phase.READY,
+        *among: str,
+        reason: Reason = Reason.NONE,
+        message: str = "",
+        serving: tuple[Serving, ...] = (),
     ) -> None:
         for each in (await self.deployments()).values():
             stable = () if each.stable is None else (Serving(each.stable.version, 100 - each.weight, True, name="old"),)
-            serving = (Serving(each.version, each.weight, True, name=self.name), *stable)
-            said = Report(each.generation, each.generation, next(self._sequence), phase, reason, message, serving)
+            told = serving or (Serving(each.version, each.weight, True, name=self.name), *stable)
+            said = Report(each.generation, each.generation, next(self._sequence), phase, reason, message, told)
             await self.court.gateway.services.deployments.report(each.id, said)
 
     async def measured(self, promotion: Promotion) -> list[tuple[str, float | None]]:
@@ -383,6 +389,21 @@ async def test_a_version_that_fails_its_gate_loses_its_requests(fleet: Gated) ->
     progress = await fleet.progress(second)
     assert progress.reason == "gate quality failed on ray: 0.5 is not <= 0.02 (2 times in a row)"
     assert await fleet.measured(second) == [("failed", 0.5)] * 2
+
+
+async def test_a_version_is_measured_though_the_clock_was_set_back(court: Court, fleet: Gated) -> None:
+    fleet.name = ILL
+    second = await fleet.held()
+    await fleet.later(second, 0.5)
+    court.clock.ahead -= timedelta(hours=6)
+    try:
+        async with court.database.unit_of_work() as work:
+            assert second.id in await work.rollouts.due(court.clock.now())
+        await fleet.work(second)
+        assert await fleet.measured(second) == [("failed", 0.5)] * 2
+        assert (await fleet.calls())["ray"] == ("apply", "1", 100, None)
+    finally:
+        court.clock.ahead += timedelta(hours=6)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 
 from app.adapters.assertions import GatewayAssertion
 from app.adapters.mlflow_registry import MlflowRegistry
-from app.domain.deployments import Action, Report, Target
+from app.domain.deployments import Action, Report, Serving, Target
 from app.domain.errors import (
     Conflict,
     Forbidden,
@@ -28,10 +28,12 @@ from app.domain.errors import (
     UpstreamUnavailable,
 )
 from app.domain.events import EventType
+from app.domain.identity import Credential, CredentialKind
 from app.domain.phases import Phase, Reason
 from app.domain.promotions import Kind, Promotion, State
 from app.domain.rolling_out import Order, Outcome, Stage
 from app.main import describe
+from app.services.promotions import Wanted
 from app.services.reconciling import Reconciling
 from tests.conftest import database_of
 from tests.door import MovableClock
@@ -184,6 +186,42 @@ async def test_a_target_that_is_not_well_any_more_has_its_step_held_anew(canary:
     assert (await canary.calls())["east"][2] == 10
     await canary.ready(second)
     assert (await canary.progress(second)).stage is Stage.HOLDING
+
+
+@pytest.mark.parametrize("step", [0, 2])
+async def test_a_target_that_is_ready_with_other_bytes_gets_no_more_and_neither_does_the_alias(
+    canary: Fleet, step: int
+) -> None:
+    await canary.policy(rollout=CANARY, aliasMoves="after_ready")
+    second = await canary.begin("2")
+    for _ in range(step):
+        await canary.report()
+        await canary.later(second)
+    weight, others = (10, 50, 100)[step], "sha256:" + "0" * 64
+    rest = (Serving("1", 100 - weight, True),) if weight < 100 else ()
+    await canary.report(serving=(Serving("2", weight, True, digest=others), *rest))
+    assert await canary.calls() == dict.fromkeys(canary.targets, ("apply", "1", 100, None))
+    assert "(DigestMismatch)" in (await canary.progress(second)).reason
+    assert (await canary.ready(second)).state is State.ROLLED_BACK
+    assert canary.holder() == "1"
+
+
+async def test_a_target_that_serves_another_share_has_not_the_step_in_effect(canary: Fleet) -> None:
+    await canary.policy(rollout=CANARY, aliasMoves="after_ready")
+    second = await canary.begin("2")
+    await canary.report(serving=(Serving("1", 100, True),))
+    await canary.later(second)
+    assert (await canary.progress(second)).stage is Stage.MOVING
+    await canary.report(serving=(Serving("2", 10, True), Serving("1", 90, True)))
+    assert (await canary.progress(second)).stage is Stage.HOLDING
+    await canary.report(Phase.READY, "west", serving=(Serving("1", 100, True),))
+    canary.court.clock.ahead += timedelta(minutes=16)
+    await canary.court.worker.sweeping.sweep()
+    progress = await canary.progress(second)
+    assert progress.stage is Stage.GOING_BACK
+    assert "target west failed (ProgressDeadlineExceeded)" in progress.reason
+    assert "serves version 1 (100 %), and not version 2 (10 %) and version 1 the rest" in progress.reason
+    assert (await canary.ready(second)).state is State.ROLLED_BACK
 
 
 # Back again.
@@ -344,6 +382,58 @@ async def test_a_target_that_does_not_go_back_is_for_a_person(canary: Fleet) -> 
     assert (await canary.progress(second)).stage is Stage.FAILED
 
 
+async def test_what_falls_ill_after_it_went_back_holds_nothing_up(canary: Fleet) -> None:
+    await canary.policy(rollout=CANARY, aliasMoves="after_ready")
+    second = await canary.begin("2")
+    await canary.fail("east")
+    await canary.report(Phase.READY, "east")
+    await canary.report(Phase.PROGRESSING, "east", reason=Reason.UNHEALTHY, message="a replica fell over")
+    assert (await canary.progress(second)).stage is Stage.GOING_BACK
+    await canary.report(Phase.READY, "west")
+    assert (await canary.court.get(second)).state is State.ROLLED_BACK
+
+
+@pytest.mark.parametrize("serving", [(), (Serving("2", 100, True),)], ids=["silent", "does not let go"])
+async def test_a_target_that_is_not_back_in_time_is_for_a_person(canary: Fleet, serving: tuple[Serving, ...]) -> None:
+    await canary.policy(rollout=CANARY, aliasMoves="after_ready")
+    second = await canary.begin("2")
+    await canary.fail("east")
+    await canary.report(Phase.READY, "east")
+    await canary.report(Phase.READY if serving else Phase.ACCEPTED, "west", serving=serving)
+    canary.court.clock.ahead += timedelta(minutes=14)
+    await canary.court.worker.sweeping.sweep()
+    assert (await canary.court.get(second)).state is State.ROLLING_OUT
+    canary.court.clock.ahead += timedelta(minutes=2)
+    await canary.court.worker.sweeping.sweep()
+    failed = await canary.court.get(second)
+    assert failed.state is State.FAILED
+    assert "target west did not go back" in (failed.state_reason or "")
+
+
+async def test_a_rollout_that_is_over_meanwhile_is_not_looked_at_again(canary: Fleet) -> None:
+    second = await canary.ready(await canary.begin("2"))
+    await canary.order(second, Order.GO_BACK)
+    await canary.work(second)
+    await canary.ready(second)
+    async with canary.court.database.unit_of_work() as work:
+        await work.rollouts.look_again(second.id, canary.court.clock.now())
+        await work.commit()
+        assert second.id not in await work.rollouts.due(canary.court.clock.now())
+
+
+async def test_who_goes_back_is_looked_at_though_the_clock_was_set_back(canary: Fleet) -> None:
+    second = await canary.begin("2")
+    await canary.fail()
+    canary.court.clock.ahead -= timedelta(hours=6)
+    try:
+        async with canary.court.database.unit_of_work() as work:
+            assert second.id in await work.rollouts.due(canary.court.clock.now())
+    finally:
+        canary.court.clock.ahead += timedelta(hours=6)
+    await canary.work(second)
+    await canary.ready(second)
+
+
 async def test_a_target_that_says_nothing_in_time_has_failed_for_what_it_waited_for(canary: Fleet) -> None:
     second = await canary.begin("2")
     await canary.report(Phase.READY, "east")
@@ -396,6 +486,143 @@ async def test_a_newer_promotion_that_is_not_applied_leaves_no_target_half_way(c
     assert third.id in (await canary.progress(second)).reason
 
 
+def refusing(fleet: Fleet, *versions: str) -> Any:
+    """MLflow has none of these versions hold the alias."""
+    refused = [(fleet.model, "production", version) for version in versions]
+    return failing(
+        fleet.court.worker.advancing, refuses=lambda name, *given: name == "set_alias" and given[:3] in refused
+    )
+
+
+@pytest.mark.parametrize("was", ["held", "failed", "paused"])
+async def test_what_was_superseded_by_what_is_not_applied_gives_its_alias_back_too(canary: Fleet, was: str) -> None:
+    second = await canary.ready(await canary.begin("2"))
+    if was == "paused":
+        await canary.order(second, Order.PAUSE)
+    third = await canary.court.ask(canary.model, "3")
+    away = failing(canary.court.worker.advancing, failure=UpstreamUnavailable("it is away"), fails_after=0)
+    with away, pytest.raises(UpstreamUnavailable):
+        await canary.work(third)
+    if was == "failed":
+        await canary.fail()
+    with refusing(canary, "3"):
+        assert (await canary.work(third)).state is State.STALE
+    await canary.check_record("1")
+    undone = await canary.ready(second)
+    assert (undone.state, (await canary.progress(second)).stage) == (State.ROLLED_BACK, Stage.UNDONE)
+    rollback = await rollback_of(canary, second)
+    assert (undone.state_reason or "").endswith(f"; rolled back by {rollback.id}")
+    assert await canary.calls() == dict.fromkeys(canary.targets, ("apply", "1", 100, None))
+    told = await canary.told(second)
+    assert [each for each in told if each in {EventType.SUPERSEDED, EventType.ROLLED_BACK}] == [
+        EventType.SUPERSEDED,
+        EventType.ROLLED_BACK,
+    ]
+
+
+@pytest.mark.parametrize("kind", ["promotion", "rollback"])
+async def test_an_alias_that_cannot_be_given_back_is_said_of_who_holds_it(canary: Fleet, kind: str) -> None:
+    second = await canary.ready(await canary.begin("2"))
+    if kind == "promotion":
+        newer = await canary.court.ask(canary.model, "3")
+    else:
+        newer, _ = await canary.court.promotions.roll_back(
+            canary.court.bob, model=canary.model, alias="production", reason="it is bad"
+        )
+    with refusing(canary, "1", "3"):
+        assert (await canary.work(newer)).state is State.STALE
+    await canary.ready(second)
+    failed = await canary.court.get(second)
+    assert (failed.state, canary.holder()) == (State.FAILED, "2")
+    assert "production is still held by version 2" in (failed.state_reason or "")
+    assert (await canary.progress(second)).stage is Stage.UNDONE
+    told = await canary.told(second)
+    assert EventType.ROLLED_BACK not in told
+    assert told.count(EventType.FAILED) == 1
+
+
+async def test_an_alias_that_nobody_good_held_before_is_taken_away_when_the_newer_one_is_not_applied(
+    court: Court,
+) -> None:
+    fleet = new_fleet(court)
+    await fleet.policy()
+    first = await fleet.begin("1")
+    second = await fleet.court.ask(fleet.model, "2")
+    with refusing(fleet, "2"):
+        assert (await fleet.work(second)).state is State.STALE
+    await fleet.work(first)
+    await fleet.check_record(None)
+    assert (await fleet.ready(first)).state is State.ROLLED_BACK
+    assert (await fleet.calls())["east"][0] == Action.REMOVE.value
+
+
+@pytest.mark.parametrize("targets", [("east", "west"), ("east",)])
+@pytest.mark.parametrize("goes_well", [True, False])
+async def test_what_waits_for_a_newer_one_to_take_the_alias_ends_with_it(
+    canary: Fleet, targets: tuple[str, ...], *, goes_well: bool
+) -> None:
+    second = await canary.ready(await canary.begin("2"))
+    await canary.policy(aliasMoves="after_ready", targets=list(targets))
+    third = await canary.begin("3")
+    await canary.work(second)
+    # Version 2 serves nowhere any more, and holds the alias until it is known what becomes of version 3.
+    assert (canary.holder(), (await canary.progress(second)).stage) == ("2", Stage.GOING_BACK)
+    await (canary.report() if goes_well else canary.fail("east"))
+    await canary.work(third)
+    await canary.ready(third)
+    await canary.ready(second)
+    ends = {each.id: (await canary.court.get(each)).state for each in (second, third)}
+    assert (await canary.progress(second)).stage is Stage.UNDONE
+    if goes_well:
+        assert ends == {second.id: State.SUPERSEDED, third.id: State.LIVE}
+    else:
+        assert ends == {second.id: State.ROLLED_BACK, third.id: State.ROLLED_BACK}
+    await canary.check_record("3" if goes_well else "1")
+    async with canary.court.database.unit_of_work() as work:
+        assert await work.rollouts.open_of(second.key) == []
+
+
+@pytest.mark.parametrize("by", ["a target", "a person"])
+async def test_what_is_about_to_be_replaced_is_watched_and_can_be_stopped_while_mlflow_is_away(
+    canary: Fleet, by: str
+) -> None:
+    second = await canary.ready(await canary.begin("2"))
+    third = await canary.court.ask(canary.model, "3")
+    away = failing(canary.court.worker.advancing, failure=UpstreamUnavailable("it is away"), fails_after=0)
+    with away, pytest.raises(UpstreamUnavailable):
+        await canary.work(third)
+    canary.court.clock.ahead += timedelta(minutes=6)
+    await canary.court.worker.going_back.advance(second.id)
+    assert await canary.calls() == dict.fromkeys(canary.targets, ("apply", "2", 10, "1"))  # it gets no more
+    with pytest.raises(IllegalMove):
+        await canary.order(second, Order.ALL_AT_ONCE)
+    await (canary.fail("west") if by == "a target" else canary.order(second, Order.GO_BACK))
+    assert await canary.calls() == dict.fromkeys(canary.targets, ("apply", "1", 100, None))
+    await canary.report()
+    assert (canary.holder(), (await canary.progress(second)).stage) == ("2", Stage.GOING_BACK)
+    await canary.work(third)
+    assert (canary.holder(), (await canary.court.get(second)).state) == ("3", State.SUPERSEDED)
+    assert (await canary.progress(second)).stage is Stage.UNDONE
+    assert await canary.calls() == dict.fromkeys(canary.targets, ("apply", "3", 10, "1"))
+
+
+@pytest.mark.parametrize("kind", ["promotion", "rollback"])
+async def test_targets_that_no_policy_names_any_more_are_not_left_half_way(canary: Fleet, kind: str) -> None:
+    second = await canary.ready(await canary.begin("2"))
+    await canary.policy(targets=[])
+    if kind == "promotion":
+        newer = await canary.begin("3")
+    else:
+        newer, _ = await canary.court.promotions.roll_back(canary.court.bob, model=canary.model, alias="production")
+        newer = await canary.work(newer)
+    assert newer.state is State.APPLIED
+    assert await canary.calls() == dict.fromkeys(canary.targets, ("apply", "1", 100, None))
+    over = await canary.ready(second)
+    assert over.state is (State.SUPERSEDED if kind == "promotion" else State.ROLLED_BACK)
+    assert (await canary.progress(second)).stage is Stage.UNDONE
+    await canary.check_record(newer.to_version)
+
+
 async def test_a_target_that_the_newer_policy_leaves_alone_goes_back(canary: Fleet) -> None:
     second = await canary.ready(await canary.begin("2"))
     await canary.policy(targets=["east"])
@@ -442,6 +669,38 @@ async def test_a_persons_rollback_during_a_canary_is_all_at_once(canary: Fleet) 
     assert (await canary.court.get(second)).state is State.ROLLED_BACK
     assert await canary.calls() == dict.fromkeys(canary.targets, ("apply", "1", 100, None))
     assert (await canary.ready(rollback)).state is State.LIVE
+
+
+@BOTH
+@pytest.mark.parametrize("goes_back", [False, True])
+async def test_an_emergency_waits_for_no_rollout_of_its_version(canary: Fleet, moves: str, *, goes_back: bool) -> None:
+    await canary.policy(
+        rollout=CANARY, aliasMoves=moves, autoApprove=False, approvals=[{"name": "one", "roles": ["approver"]}]
+    )
+    asked = await canary.court.ask(canary.model, "2")
+    await canary.court.approve(asked)
+    second = await canary.ready(await canary.work(asked))
+    if goes_back:
+        await canary.order(second, Order.GO_BACK)
+        await canary.court.worker.going_back.advance(second.id)
+    now = canary.court.clock.now()
+    rae = replace(
+        canary.court.person("rae", "responders"), credential=Credential(CredentialKind.SESSION, authenticated_at=now)
+    )
+    broken, is_new = await canary.court.promotions.break_glass(rae, Wanted(second.key, "2", "it is down"))
+    if moves == "before" and not goes_back:
+        assert (broken.id, is_new) == (second.id, False)  # it holds the alias, and nothing takes it back
+        return
+    assert (broken.kind, is_new) == (Kind.BREAK_GLASS, True)
+    assert EventType.GLASS_BROKEN in await canary.told(broken)
+    again, is_new = await canary.court.promotions.break_glass(rae, Wanted(second.key, "2", "it is down"))
+    assert (again.id, is_new) == (broken.id, False)
+    assert (await canary.work(broken)).state is State.ROLLING_OUT
+    assert await canary.calls() == dict.fromkeys(canary.targets, ("apply", "2", 100, None))
+    await canary.check_record("2")
+    assert (await canary.ready(broken)).state is State.LIVE
+    assert (await canary.court.get(second)).state is State.SUPERSEDED
+    assert (await canary.progress(second)).stage is Stage.UNDONE
 
 
 async def test_reports_of_older_generations_change_nothing(canary: Fleet) -> None:

@@ -30,6 +30,7 @@ from app.domain.grants import fold
 from app.domain.policies import policy_from_document
 from app.domain.promotions import (
     GOOD,
+    IN_FLIGHT,
     TAKES_NEWER,
     UNSETTLED,
     AliasKey,
@@ -84,12 +85,12 @@ class Promotions:
         return next(iter(await self._read(_WITH_POLICY.where(promotions.c.id == promotion_id))), None)
 
     async def find_open(self, key: AliasKey, version: str) -> Promotion | None:
-        """The promotion of this very version that is not settled yet."""
+        """The promotion of this very version that is not settled yet; the one that is about to take another's place."""
         query = _WITH_POLICY.where(
             *_of(key),
             promotions.c.to_version == version,
             is_in(UNSETTLED),
-        )
+        ).order_by(promotions.c.created_at.desc())
         return next(iter(await self._read(query)), None)
 
     async def waiting(self, key: AliasKey) -> list[Promotion]:
@@ -126,6 +127,11 @@ class Promotions:
         found = await self._connection.scalar(
             select(promotions.c.id).where(*_of(promotion.key), is_in([State.APPLYING]), promotions.c.id != promotion.id)
         )
+        return None if found is None else str(found)
+
+    async def in_flight(self, key: AliasKey) -> str | None:
+        """The id of the one promotion of an alias that is being applied or rolled out; nobody waits for this."""
+        found = await self._connection.scalar(select(promotions.c.id).where(*_of(key), is_in(IN_FLIGHT)))
         return None if found is None else str(found)
 
     async def last_good_before(self, holder: Promotion) -> Promotion | None:

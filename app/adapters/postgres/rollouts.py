@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import ARRAY, ColumnElement, Row, Text, and_, any_, bindparam, cast, func, or_, select, update
-from sqlalchemy.dialects.postgresql import distinct_on, insert
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    DateTime,
+    Row,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    cast,
+    column,
+    func,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.adapters.postgres.tables import (
@@ -19,7 +34,7 @@ from app.adapters.postgres.tables import (
     targets,
 )
 from app.domain.deployments import Action, Bytes
-from app.domain.gates import GateState, states_document, states_from_document
+from app.domain.gates import FRESH_S, GateState, states_document, states_from_document
 from app.domain.phases import Phase
 from app.domain.promotions import AliasKey, State
 from app.domain.rolling_out import OPEN_STAGES, Outcome, PlannedStep, Progress, Stage, no_rollout
@@ -73,8 +88,9 @@ class Rollouts:
                 await self._connection.execute(update(rollout_steps).where(*mine).values(**_step_row(after, step)))
 
     async def look_again(self, promotion_id: str, at: datetime | None) -> None:
+        """Nothing is looked at again that is over meanwhile."""
         await self._connection.execute(
-            update(rollouts).where(rollouts.c.promotion_id == promotion_id).values(due_at=at)
+            update(rollouts).where(rollouts.c.promotion_id == promotion_id, _is_open()).values(due_at=at)
         )
 
     async def keep_gates(self, progress: Progress, states: Sequence[GateState]) -> bool:
@@ -92,14 +108,32 @@ class Rollouts:
         return bool(result.rowcount)
 
     async def due(self, now: datetime, *, limit: int = 500) -> list[str]:
-        """The promotions whose rollouts are to be looked at by now, those first that have waited longest."""
-        query = select(rollouts.c.promotion_id).where(rollouts.c.due_at <= now).order_by(rollouts.c.due_at).limit(limit)
+        """The promotions whose rollouts are to be looked at by now, those first that have waited longest.
+
+        Where gates were measured after now, the clock was set back since; who goes back is never due much later.
+        """
+        soon = now + timedelta(seconds=FRESH_S)
+        measured = func.jsonb_each(rollouts.c.gates).table_valued("key", column("value", JSONB)).alias("measured")
+        last_at = func.coalesce(measured.c.value["last_at"].astext, measured.c.value["began_at"].astext)
+        is_ahead = select(1).select_from(measured).where(cast(last_at, DateTime(timezone=True)) > soon).exists()
+        set_back = or_(
+            and_(rollouts.c.state == Stage.HOLDING.value, is_ahead),
+            and_(rollouts.c.state == Stage.GOING_BACK.value, rollouts.c.due_at > soon),
+        )
+        query = (
+            select(rollouts.c.promotion_id)
+            .where(or_(rollouts.c.due_at <= now, and_(_is_open(), set_back)))
+            .order_by(rollouts.c.due_at)
+            .limit(limit)
+        )
         return [str(each) for each in await self._connection.scalars(query)]
 
     async def late(self, now: datetime, *, limit: int = 500) -> list[tuple[str, int]]:
         """The deployments, each with its generation, whose targets have had all the time that they are given.
 
-        A target that was ready and is not any more is only waited for while a rollout needs it, and from then on.
+        A target that was ready and is not any more is only waited for while a step needs it, and from then on. One that
+        is ready is among them while a rollout waits for targets: whether what it serves is what it was called for, the
+        caller finds (``app.domain.rolling_out.is_in_effect``).
         """
         began_at = func.greatest(deployments.c.requested_at, rollouts.c.step_began_at)  # that is null where none moves
         query = (
@@ -114,11 +148,17 @@ class Rollouts:
             )
             .outerjoin(
                 rollouts,
-                and_(rollouts.c.promotion_id == deployments.c.promotion_id, rollouts.c.state == Stage.MOVING.value),
+                and_(
+                    rollouts.c.promotion_id == deployments.c.promotion_id,
+                    rollouts.c.state.in_([Stage.MOVING.value, Stage.GOING_BACK.value]),
+                ),
             )
             .where(
-                _is_unsettled(),
-                or_(deployment_generations.c.ready_at.is_(None), rollouts.c.promotion_id.is_not(None)),
+                or_(
+                    and_(_is_unsettled(), deployment_generations.c.ready_at.is_(None)),
+                    and_(_is_unsettled(), rollouts.c.state == Stage.MOVING.value),
+                    and_(deployments.c.phase == Phase.READY.value, rollouts.c.promotion_id.is_not(None)),
+                ),
                 began_at + func.make_interval(0, 0, 0, 0, 0, 0, targets.c.deadline_s) < now,
             )
             .order_by(deployments.c.requested_at)

@@ -23,6 +23,7 @@ from app.domain.gates import (
     due_at,
     has_failed,
     has_passed,
+    is_due,
     judge,
     parse_condition,
     states_document,
@@ -183,6 +184,16 @@ def test_that_nobody_answers_is_no_failure_of_the_version_even_then() -> None:
 def test_it_is_asked_first_after_one_interval() -> None:
     assert due_at(NEW, GATE) == at(30)
     assert due_at(replace(NEW, last_at=at(42)), GATE) == at(72)
+
+
+def test_a_clock_that_was_set_back_keeps_no_gate_from_being_measured() -> None:
+    measured, patient = replace(NEW, last_at=at(7200)), replace(NEW, last_at=at(7200), no_data_since=at(7200))
+    assert not is_due(measured, GATE, now=at(7201))
+    assert not is_due(measured, GATE, now=at(7190))  # another worker's clock is a little behind
+    assert is_due(measured, GATE, now=at(7230))
+    assert is_due(measured, GATE, now=at(60))
+    waiting = after(patient, judge(GATE, NOTHING), GATE, at=at(60))
+    assert has_failed(waiting, GATE, now=at(60 + GATE.no_data_s))
 
 
 def test_what_is_kept_is_what_was_measured() -> None:

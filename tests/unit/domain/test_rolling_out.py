@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.deployments import Action, Bytes, Deployment
+from app.domain.deployments import Action, Bytes, Deployment, Serving
 from app.domain.errors import IllegalMove
 from app.domain.gates import Measurement, Verdict, after, due_at
 from app.domain.phases import REASONS, Phase, Reason
@@ -32,6 +32,8 @@ from app.domain.rolling_out import (
     check_takes,
     ended,
     held,
+    is_in_effect,
+    keeps_alias,
     next_of,
     planned,
     resumed,
@@ -112,11 +114,11 @@ class World:
                 stable=each.stable,
             )
 
-    def report(self, target: str, phase: Phase, reason: Reason = Reason.NONE) -> None:
+    def report(self, target: str, phase: Phase, reason: Reason = Reason.NONE, *serving: Serving) -> None:
         seen = self.deployments[target]
-        self.deployments[target] = replace(
-            seen, phase=phase, reason=reason, message="said so", observed_generation=seen.generation
-        )
+        told = {"reason": reason, "message": "said so", "serving": serving, "observed_generation": seen.generation}
+        ready_at = seen.ready_at or (self.now if phase is Phase.READY else None)
+        self.deployments[target] = replace(seen, phase=phase, ready_at=ready_at, **told)  # type: ignore[arg-type]  # ours
 
     def happen(self, what: object) -> int:
         """Something of any kind; the step that it is in before anything follows from it."""
@@ -298,6 +300,101 @@ def test_a_target_that_fails_in_any_step_pauses_it_or_sends_all_of_them_back(
         world.report(target, Phase.READY)
     world.settle()
     assert world.progress.stage is Stage.UNDONE
+
+
+OTHERS = "sha256:0"
+SERVED: list[tuple[int, tuple[Serving, ...], Do]] = [
+    (10, (), Do.HOLD),  # it tells a phase and nothing else
+    (10, (Serving("2", 10, True), Serving("1", 90, True)), Do.HOLD),
+    (10, (Serving("2", 10, True, digest=NEW.digest), Serving("1", 90, True, digest=OLD.digest)), Do.HOLD),
+    (10, (Serving("2", 10, True), Serving("1", 90, True), Serving("7", 0, True, digest=OTHERS)), Do.HOLD),
+    (10, (Serving("2", 10, True), Serving("1", 90, False)), Do.HOLD),
+    (0, (Serving("2", 0, True), Serving("1", 100, True)), Do.HOLD),
+    (100, (Serving("2", 100, True), Serving("1", 0, True)), Do.HOLD),
+    (100, (Serving("2", 100, True),), Do.HOLD),
+    (0, (Serving("1", 100, True),), Do.NOTHING),  # nobody could tell whether it loads
+    (10, (Serving("1", 100, True),), Do.NOTHING),
+    (10, (Serving("2", 0, True), Serving("1", 100, True)), Do.NOTHING),
+    (10, (Serving("2", 100, True),), Do.NOTHING),
+    (10, (Serving("2", 10, True), Serving("1", 80, True), Serving("7", 10, True)), Do.NOTHING),
+    (10, (Serving("2", 10, True, digest=OTHERS), Serving("1", 90, True)), Do.GO_BACK),
+    (10, (Serving("2", 10, True), Serving("1", 90, True, digest=OTHERS)), Do.GO_BACK),
+    (0, (Serving("2", 0, True, digest=OTHERS), Serving("1", 100, True)), Do.GO_BACK),
+]
+
+
+@pytest.mark.parametrize(("weight", "serving", "follows"), SERVED)
+def test_a_step_is_in_effect_when_what_is_told_is_what_was_called_for(
+    weight: int, serving: tuple[Serving, ...], follows: Do
+) -> None:
+    world = World(promotion_of(Rollout(Strategy.CANARY, (Step(weight, 600),))), {"east": OLD})
+    world.report("east", Phase.PROGRESSING, Reason.NONE, *serving)
+    assert world.settle() is Do.NOTHING  # what is loaded on the way there is judged when it says that it is there
+    world.report("east", Phase.READY, Reason.NONE, *serving)
+    assert is_in_effect(world.deployments["east"]) is (follows is Do.HOLD)
+    assert world.settle() is follows
+    if follows is Do.GO_BACK:
+        assert world.progress.reason.startswith("target east failed (DigestMismatch): The files are not those")
+        assert OTHERS in world.progress.reason
+
+
+def test_shares_that_change_while_a_step_is_held_have_it_held_anew() -> None:
+    world = World(promotion_of(Rollout(Strategy.CANARY, (Step(10, 600),))), {"east": OLD})
+    right = (Serving("2", 10, True), Serving("1", 90, True))
+    world.report("east", Phase.READY, Reason.NONE, *right)
+    world.settle()
+    world.report("east", Phase.READY, Reason.NONE, Serving("1", 100, True))
+    assert (world.settle(), world.progress.stage) == (Do.CATCH, Stage.MOVING)
+    world.report("east", Phase.READY, Reason.NONE, *right)
+    assert (world.settle(), world.progress.step) == (Do.HOLD, 0)
+
+
+def test_what_went_back_is_back_when_it_serves_what_it_did_whatever_comes_after() -> None:
+    world = World(promotion_of(Rollout()), {"east": OLD, "west": OLD})
+    world.report("east", Phase.FAILED, Reason.UNHEALTHY)
+    world.settle()
+    world.report("east", Phase.READY, Reason.NONE, Serving("2", 100, True))
+    world.report("west", Phase.READY)
+    assert (world.settle(), world.progress.stage) == (Do.NOTHING, Stage.GOING_BACK)
+    world.report("east", Phase.READY, Reason.NONE, Serving("1", 100, True))
+    world.report("east", Phase.PROGRESSING, Reason.UNHEALTHY)
+    assert world.settle() is Do.HAVE_GONE_BACK
+
+
+def test_a_target_that_went_back_to_other_files_is_for_a_person() -> None:
+    world = World(promotion_of(Rollout()), {"east": OLD, "west": OLD})
+    world.report("east", Phase.FAILED, Reason.UNHEALTHY)
+    world.settle()
+    world.report("west", Phase.READY, Reason.NONE, Serving("1", 100, True, digest=OTHERS))
+    assert world.settle() is Do.FAIL
+    assert "target west did not go back: target west failed (DigestMismatch)" in world.progress.reason
+
+
+def test_what_another_promotion_takes_the_place_of_is_watched_and_gets_no_more() -> None:
+    world = World(promotion_of(Rollout(Strategy.CANARY, (Step(10, 60),), (GATE,))), {"east": OLD, "west": OLD})
+    world.promotion = replace(world.promotion, state=State.SUPERSEDED)
+    for target in ("east", "west"):
+        world.report(target, Phase.READY)
+    assert world.settle() is Do.HOLD
+    world.now += timedelta(hours=1)
+    world.measure(Verdict.PASSED)
+    assert (world.settle(), world.progress.step) == (Do.NOTHING, 0)
+    for _ in range(GATE.failure_limit):
+        world.now += timedelta(seconds=30)
+        world.measure(Verdict.FAILED)
+    with pytest.raises(IllegalMove):
+        check_takes(Order.RESUME, world.promotion, world.progress)
+    check_takes(Order.GO_BACK, world.promotion, world.progress)
+    assert world.settle() is Do.GO_BACK
+
+
+def test_an_alias_is_kept_unless_its_rollout_takes_it_back() -> None:
+    world = World(promotion_of(Rollout()), {"east": OLD})
+    assert keeps_alias(world.promotion, world.progress)
+    assert keeps_alias(replace(world.promotion, state=State.LIVE), None)
+    assert not keeps_alias(replace(world.promotion, state=State.FAILED), world.progress)
+    world.do(Do.GO_BACK, "it is bad")
+    assert not keeps_alias(world.promotion, world.progress)
 
 
 def test_a_clock_that_jumps_ahead_skips_no_gate() -> None:
