@@ -124,13 +124,13 @@ def test_of_what_came_from_a_bucket_nothing_is_left_either(
         for name, value in s3.environment.items():
             monkeypatch.setenv(name, value)
         bucket = boto3.client("s3")
-        bucket.create_bucket(Bucket="models")
+        bucket.create_bucket(Bucket="replicas")
         for path in ("MLmodel", "code/helper.py"):
-            bucket.upload_file(str(store / path), "models", f"iris/artifacts/{path}")
-        with fetched("s3://models/iris/artifacts/", tree_digest(store)) as folder:
+            bucket.upload_file(str(store / path), "replicas", f"iris/artifacts/{path}")
+        with fetched("s3://replicas/iris/artifacts/", tree_digest(store)) as folder:
             assert (folder / "code" / "helper.py").read_text() == "approved"
             assert folder.is_relative_to(copies)
-        with pytest.raises(DigestMismatch), fetched("s3://models/iris/artifacts/", OTHER):
+        with pytest.raises(DigestMismatch), fetched("s3://replicas/iris/artifacts/", OTHER):
             pass
     assert not [*copies.iterdir()]
 

@@ -85,7 +85,9 @@ def not_loaded(message: str) -> Outcome:
 
 @dataclass(slots=True)
 class KServe:
-    """KServe in a cluster. ``outcomes``: by storageUri, what becomes of its pods; others serve."""
+    """KServe in a cluster. ``outcomes``: by storageUri, or by the digest that pods are annotated with, what becomes of
+    them; others serve.
+    """
 
     cluster: Cluster
     outcomes: dict[str, Outcome] = field(default_factory=dict)
@@ -453,8 +455,8 @@ class KServe:
 
     def _run(self, pod: Object) -> None:
         """Scheduler and kubelet."""
-        uri = _uri(pod)
-        outcome = self.outcomes.get(uri)
+        digest = (pod["metadata"].get("annotations") or {}).get("countersign/artifact-digest", "")
+        outcome = self.outcomes.get(_uri(pod)) or self.outcomes.get(digest)
         if outcome is None:
             status = _pod_serves()
         elif outcome.place is Place.SCHEDULING:
