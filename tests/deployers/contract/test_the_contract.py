@@ -21,7 +21,7 @@ from standardwebhooks import webhooks as library
 
 from app.adapters.webhook_signatures import StandardWebhooks
 from app.domain import phases as gateway
-from app.domain.deployments import Action, Bytes
+from app.domain.deployments import HIGHEST_GENERATION, Action, Bytes
 from app.domain.deployments import Deployment as GatewaysDeployment
 from app.domain.events import call_event, call_of
 from app.domain.policies import DEFAULT_POLICY
@@ -120,6 +120,13 @@ def test_what_the_gateway_refuses_of_a_report_is_not_valid(wrong: Json) -> None:
     assert list(validator("report").iter_errors({**REPORT, "data": data}))
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ReportedStatus.model_validate_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("name", ["generation", "observed_generation"])
+def test_the_gateway_believes_no_generation_that_it_could_not_count_on_from(name: str) -> None:
+    ReportedStatus.model_validate_json(json.dumps({**REPORT["data"], name: HIGHEST_GENERATION}))
+    with pytest.raises(ValueError, match=rf"^1 validation error.*\n{name}\n"):
+        ReportedStatus.model_validate_json(json.dumps({**REPORT["data"], name: HIGHEST_GENERATION + 1}))
 
 
 @pytest.mark.parametrize("workspace", ["default", "team-a"])
